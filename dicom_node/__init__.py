@@ -1,0 +1,1 @@
+"""The application: DICOM network, routing, workers, results and command line around `storage` and `models`."""

@@ -1,0 +1,367 @@
+"""The index as SQLAlchemy Core tables; the same on SQLite and PostgreSQL.
+
+Times are UTC seconds since the epoch (float) in columns named ``*_at``, ``not_before`` and ``lease_until``. DICOM dates, times and names
+stand as received (decoded to text). ``json`` columns hold small objects that are shown, never matched on.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Big = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _pk() -> Column[int]:
+    return Column("pk", Big, primary_key=True, autoincrement=True)
+
+
+archive_info = Table(
+    "archive_info",
+    metadata,
+    Column("key", String(64), primary_key=True),  # archive_id: must match the file `archive-id` in the archive root
+    Column("value", Text, nullable=False),
+)
+
+patient = Table(
+    "patient",
+    metadata,
+    _pk(),
+    Column("patient_id", Text, nullable=False),
+    Column("issuer", Text, nullable=False, server_default=""),
+    Column("name", Text, nullable=False, server_default=""),
+    Column("name_key", Text, nullable=False, server_default="", index=True),  # case- and accent-folded, for matching
+    Column("birth_date", Text, nullable=False, server_default=""),
+    Column("sex", Text, nullable=False, server_default=""),
+    # The study's UID where PatientID is empty (such patients are never merged), else empty.
+    Column("anonymous_study", Text, nullable=False, server_default=""),
+    UniqueConstraint("patient_id", "issuer", "anonymous_study"),
+)
+
+study = Table(
+    "study",
+    metadata,
+    _pk(),
+    Column("study_uid", Text, nullable=False, unique=True),
+    Column("patient_pk", Big, ForeignKey("patient.pk"), nullable=False, index=True),
+    Column("study_date", Text, nullable=False, server_default="", index=True),
+    Column("study_time", Text, nullable=False, server_default=""),
+    Column("accession_number", Text, nullable=False, server_default="", index=True),
+    Column("study_id", Text, nullable=False, server_default=""),
+    Column("study_description", Text, nullable=False, server_default=""),
+    Column("referring_physician", Text, nullable=False, server_default=""),
+    Column("timezone_offset", Text, nullable=False, server_default=""),
+    Column("state", String(16), nullable=False, server_default="RECEIVING"),  # RECEIVING | COMPLETE
+    Column("revision", Integer, nullable=False, server_default="0"),  # raised by every new received instance
+    Column("completed_revision", Integer),
+    Column("completed_at", Float),
+    Column("complete_reason", Text),
+    Column("first_received_at", Float, nullable=False),
+    Column("last_received_at", Float, nullable=False),
+    Column("flag", Text),  # why the study is not run (instances disagree on PatientID, ...), else NULL
+)
+Index("ix_study_state_last", study.c.state, study.c.last_received_at)
+
+series = Table(
+    "series",
+    metadata,
+    _pk(),
+    Column("series_uid", Text, nullable=False),
+    Column("study_pk", Big, ForeignKey("study.pk"), nullable=False, index=True),
+    Column("modality", Text, nullable=False, server_default=""),
+    Column("series_number", Text, nullable=False, server_default=""),
+    Column("series_description", Text, nullable=False, server_default=""),
+    Column("series_date", Text, nullable=False, server_default=""),
+    Column("series_time", Text, nullable=False, server_default=""),
+    Column("body_part", Text, nullable=False, server_default=""),
+    Column("protocol_name", Text, nullable=False, server_default=""),
+    Column("laterality", Text, nullable=False, server_default=""),
+    Column("manufacturer", Text, nullable=False, server_default=""),
+    Column("model_name", Text, nullable=False, server_default=""),
+    Column("station_name", Text, nullable=False, server_default=""),
+    Column("institution_name", Text, nullable=False, server_default=""),
+    Column("frame_of_reference_uid", Text, nullable=False, server_default=""),
+    Column("pps_start_date", Text, nullable=False, server_default=""),
+    Column("pps_start_time", Text, nullable=False, server_default=""),
+    UniqueConstraint("study_pk", "series_uid"),
+)
+Index("ix_series_uid", series.c.series_uid)
+
+instance = Table(
+    "instance",
+    metadata,
+    _pk(),
+    Column("sop_uid", Text, nullable=False, unique=True),
+    Column("sop_class_uid", Text, nullable=False),
+    Column("study_pk", Big, ForeignKey("study.pk"), nullable=False),
+    Column("series_pk", Big, ForeignKey("series.pk"), nullable=False, index=True),
+    Column("transfer_syntax_uid", Text, nullable=False),
+    Column("instance_number", Text, nullable=False, server_default=""),
+    Column("image_type", Text, nullable=False, server_default=""),
+    Column("rows", Integer),
+    Column("columns", Integer),
+    Column("bits_allocated", Integer),
+    Column("number_of_frames", Integer),
+    Column("digest", String(64), nullable=False),  # BLAKE3 of the data set's bytes as received, hex
+    Column("length", Big, nullable=False),  # bytes of the data set as received
+    Column("revision", Integer, nullable=False, server_default="1"),  # of this instance: raised when a conflict is accepted
+    Column("received_at", Float, nullable=False),
+    Column("association_id", Text),
+    Column("calling_ae", Text, nullable=False, server_default=""),
+    Column("called_ae", Text, nullable=False, server_default=""),
+    Column("origin", String(16), nullable=False),  # received | imported | emitted
+    Column("run_key", Text),
+    Column("status", String(16), nullable=False, server_default="OK"),  # OK | DAMAGED
+    Column("damage", Text),
+)
+Index("ix_instance_study", instance.c.study_pk, instance.c.series_pk)
+
+instance_header = Table(
+    "instance_header",
+    metadata,
+    Column("instance_pk", Big, ForeignKey("instance.pk", ondelete="CASCADE"), primary_key=True),
+    Column("json_zlib", LargeBinary, nullable=False),  # DICOM JSON (PS3.18 F) without bulk data, zlib
+)
+
+segment = Table(
+    "segment",
+    metadata,
+    _pk(),
+    Column("name", Text, nullable=False, unique=True),  # path relative to the archive root
+    Column("study_uid", Text, nullable=False, index=True),
+    Column("state", String(16), nullable=False, server_default="OPEN"),  # OPEN | SEALED
+    Column("size", Big),  # bytes, once sealed
+    Column("owner", Text),  # process that may append (scaled: leased), NULL when idle or sealed
+    Column("lease_until", Float),
+    Column("created_at", Float, nullable=False),
+    Column("sealed_at", Float),
+)
+
+location = Table(
+    "location",
+    metadata,
+    _pk(),
+    Column("instance_pk", Big, ForeignKey("instance.pk", ondelete="CASCADE"), nullable=False),
+    Column("segment_pk", Big, ForeignKey("segment.pk"), nullable=False),
+    Column("member_offset", Big, nullable=False),  # of the member's pax header
+    Column("offset", Big, nullable=False),  # of the Part 10 file (its preamble)
+    Column("length", Big, nullable=False),  # of the Part 10 file
+    Column("meta_length", Integer, nullable=False),  # the data set starts at offset + meta_length
+    Column("instance_revision", Integer, nullable=False, server_default="1"),
+)
+Index("ix_location_instance", location.c.instance_pk)
+Index("ix_location_segment", location.c.segment_pk, location.c.offset)
+
+emitted = Table(
+    "emitted",
+    metadata,
+    # Every SOP Instance UID this node ever made; outlives deletion, so the loop breaker knows it.
+    Column("sop_uid", Text, primary_key=True),
+    Column("run_key", Text, nullable=False),
+    Column("emitted_at", Float, nullable=False),
+)
+
+tombstone = Table(
+    "tombstone",
+    metadata,
+    _pk(),
+    Column("sop_uid", Text, nullable=False, index=True),
+    Column("study_uid", Text, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("deleted_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("deleted_at", Float, nullable=False),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    _pk(),
+    Column("kind", String(16), nullable=False),  # conflict | malformed
+    Column("state", String(16), nullable=False, server_default="HELD"),  # HELD | ACCEPTED | DISCARDED
+    Column("sop_uid", Text, nullable=False, server_default="", index=True),
+    Column("study_uid", Text, nullable=False, server_default=""),
+    Column("digest", String(64), nullable=False),
+    Column("existing_digest", String(64)),
+    Column("reason", Text, nullable=False),
+    Column("name", Text, nullable=False),  # single-member tar, relative to the archive root
+    Column("calling_ae", Text, nullable=False, server_default=""),
+    Column("called_ae", Text, nullable=False, server_default=""),
+    Column("received_at", Float, nullable=False),
+    Column("resolved_at", Float),
+    Column("resolved_by", Text),
+    Column("resolution", Text),
+    UniqueConstraint("sop_uid", "digest"),
+)
+
+association = Table(
+    "association",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("process", Text, nullable=False),
+    Column("calling_ae", Text, nullable=False),
+    Column("called_ae", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("lease_until", Float, nullable=False),  # an expired lease counts as closed
+    Column("closed_at", Float),
+    Column("ended", Text),  # released | aborted | lost | shutdown
+    Column("stored", Integer, nullable=False, server_default="0"),
+)
+
+association_study = Table(
+    "association_study",
+    metadata,
+    Column("association_id", Text, ForeignKey("association.id", ondelete="CASCADE"), primary_key=True),
+    Column("study_uid", Text, primary_key=True, index=True),
+    Column("last_at", Float, nullable=False),
+)
+
+job = Table(
+    "job",
+    metadata,
+    _pk(),
+    Column("kind", String(16), nullable=False),  # route | infer | deliver | commit | headers
+    Column("queue", Text, nullable=False),  # what a worker claims by: "route", "infer", "deliver:<peer>", ...
+    Column("dedupe_key", Text, nullable=False),
+    Column("payload", JSON, nullable=False),
+    Column("study_uid", Text, index=True),
+    Column("priority", Integer, nullable=False, server_default="0"),  # higher first
+    Column("state", String(16), nullable=False, server_default="SCHEDULED"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("max_attempts", Integer, nullable=False),
+    Column("not_before", Float, nullable=False),
+    Column("lease_until", Float),
+    Column("transaction_uid", Text),  # the fencing token of the current claim
+    Column("worker", Text),
+    Column("error", Text),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Column("finished_at", Float),
+)
+Index("ix_job_claim", job.c.state, job.c.queue, job.c.priority.desc(), job.c.not_before)
+Index(
+    "uq_job_live",
+    job.c.dedupe_key,
+    unique=True,
+    sqlite_where=text("state IN ('SCHEDULED', 'IN_PROGRESS')"),
+    postgresql_where=text("state IN ('SCHEDULED', 'IN_PROGRESS')"),
+)
+
+job_event = Table(
+    "job_event",
+    metadata,
+    _pk(),
+    Column("job_pk", Big, ForeignKey("job.pk", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", Float, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("worker", Text),
+    Column("detail", Text),
+)
+
+selection = Table(
+    "selection",
+    metadata,
+    _pk(),
+    Column("study_uid", Text, nullable=False),
+    Column("study_revision", Integer, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("bundle", Text, nullable=False),
+    Column("series_uid", Text, nullable=False),
+    Column("chosen", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Float, nullable=False),
+)
+Index("ix_selection_study", selection.c.study_uid, selection.c.study_revision)
+
+run = Table(
+    "run",
+    metadata,
+    _pk(),
+    # Hash of UIDs and digests of the selected instances, release digest and parameters; unique over all runs.
+    Column("run_key", String(64), nullable=False, unique=True),
+    Column("study_uid", Text, nullable=False, index=True),
+    Column("study_revision", Integer, nullable=False),
+    Column("series_uids", JSON, nullable=False),
+    Column("input_set", JSON, nullable=False),  # [[sop_uid, digest], ...] in order
+    Column("rule", Text, nullable=False),
+    Column("bundle", Text, nullable=False),
+    Column("bundle_version", Text, nullable=False),
+    Column("release_digest", String(64), nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("deliver_to", JSON, nullable=False),  # peer names
+    # SCHEDULED | IN_PROGRESS | COMPLETED | NOT_APPLICABLE | FAILED | CANCELED
+    Column("state", String(16), nullable=False, server_default="SCHEDULED"),
+    Column("reason", Text),
+    Column("device", Text),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("timings", JSON),  # seconds: load, forward, encode, ...
+    Column("findings", JSON),  # measurements and classifications as shown to people
+    Column("predecessor_pk", Big, ForeignKey("run.pk")),
+    Column("delivered", Boolean, nullable=False, server_default=text("true")),  # false: superseded while running, kept but not sent
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    _pk(),
+    Column("run_pk", Big, ForeignKey("run.pk"), index=True),
+    Column("study_uid", Text, nullable=False, index=True),
+    Column("peer", Text, nullable=False),
+    Column("state", String(16), nullable=False, server_default="SCHEDULED"),  # SCHEDULED | DELIVERED | FAILED | CANCELED
+    Column("job_pk", Big),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Column("detail", Text),
+    UniqueConstraint("run_pk", "peer"),
+)
+
+delivery_instance = Table(
+    "delivery_instance",
+    metadata,
+    Column("delivery_pk", Big, ForeignKey("delivery.pk", ondelete="CASCADE"), primary_key=True),
+    Column("sop_uid", Text, primary_key=True),
+    Column("state", String(16), nullable=False, server_default="SCHEDULED"),  # SCHEDULED | ACCEPTED | REFUSED | NOT_OFFERED
+    Column("status", Integer),  # DIMSE status of the last answer
+    Column("comment", Text),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("answered_at", Float),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    _pk(),
+    Column("at", Float, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("study_uid", Text, index=True),
+    Column("sop_uid", Text),
+    Column("actor", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+)

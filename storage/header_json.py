@@ -1,0 +1,105 @@
+"""Header attributes as compact DICOM JSON (PS3.18 Annex F), made after the acknowledgement and never on the path to it.
+
+Bulk (binary values above 1 kB) is left out; a ``BulkDataURI`` holding the attribute's tag path marks its place, and whoever serves the JSON
+puts the resource's address before it. Pixel data and what follows it are not part of the header.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import warnings
+import zlib
+from typing import Any, BinaryIO
+
+import structlog
+from pydicom import Dataset, dcmread
+from pydicom.dataelem import DataElement
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+log = structlog.get_logger()
+
+BULK_THRESHOLD = 1024
+INFLATE_LIMIT = 16 * 1024 * 1024
+
+# What pydicom raises on values and structures that break form.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    ArithmeticError,
+    NotImplementedError,
+    LookupError,
+    RecursionError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    InvalidDicomError,
+    BytesLengthException,
+)
+
+
+def encode_header(file: BinaryIO, transfer_syntax_uid: str) -> bytes:
+    """Return the zlib-compressed JSON of the Part 10 `file`'s header; ``{}`` compressed where nothing can be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings show values
+        try:
+            header = header_dict(_read(file, transfer_syntax_uid))
+        except UNREADABLE:
+            header = {}
+    return zlib.compress(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode(), 6)
+
+
+def decode_header(data: bytes) -> dict[str, Any]:
+    """The DICOM JSON object that `encode_header` packed."""
+    header: dict[str, Any] = json.loads(zlib.decompress(data))
+    return header
+
+
+def header_dict(dataset: Dataset, path: str = "") -> dict[str, Any]:
+    """DICOM JSON of `dataset`; an attribute whose value breaks its VR keeps its place without a value."""
+    result: dict[str, Any] = {}
+    for tag in sorted(dataset.keys()):
+        name = f"{int(tag):08X}"
+        try:
+            result[name] = _element(dataset[tag], f"{path}{name}")
+        except UNREADABLE:
+            result[name] = {"vr": "UN"}
+    return result
+
+
+def _element(element: DataElement, path: str) -> dict[str, Any]:
+    if element.VR == "SQ":
+        items = [header_dict(item, f"{path}/{number}/") for number, item in enumerate(element.value or [], 1)]
+        return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+    value = element.value
+    if isinstance(value, bytes) and len(value) > BULK_THRESHOLD:
+        return {"vr": element.VR, "BulkDataURI": path}
+    encoded: dict[str, Any] = element.to_json_dict(lambda _: path, BULK_THRESHOLD)
+    json.dumps(encoded, allow_nan=False)
+    return encoded
+
+
+def _read(file: BinaryIO, transfer_syntax_uid: str) -> Dataset:
+    if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        return _read_deflated(file.read())
+    return dcmread(file, stop_before_pixels=True, force=True)
+
+
+def _read_deflated(data: bytes) -> Dataset:
+    """Inflate up to a limit: a small file may deflate gigabytes of zeros."""
+    (group_length,) = struct.unpack_from("<I", data, 140)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = inflater.decompress(data[144 + group_length :], INFLATE_LIMIT)
+    return read_dataset(io.BytesIO(body), is_implicit_VR=False, is_little_endian=True, stop_when=_at_pixel_data)
+
+
+def _at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return int(tag) >= 0x7FE00008

@@ -1,0 +1,324 @@
+"""The index database: SQLite by default, PostgreSQL by URL, the same transactions on both.
+
+Every transaction of the index runs inside :meth:`Database.begin` or :meth:`Database.read`. Whatever the driver says when the database
+cannot be used (locked beyond the bound, refused, gone, read-only, full) leaves here as
+:class:`~storage.errors.IndexUnavailable`; the next transaction opens new connections, so service resumes by itself.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from storage.errors import IndexUnavailable
+
+BUSY_SECONDS = 5.0  # how long a transaction waits for another writer
+CONNECT_SECONDS = 5
+POOL_SIZE = 8
+POOL_OVERFLOW = 120
+_PAUSE = 0.0005, 0.004  # between two attempts at SQLite's write lock; its own busy handler sleeps up to 100 ms
+
+
+def open_database(url: str, *, create: bool = False, busy_seconds: float = BUSY_SECONDS) -> Database:
+    """Open the index at ``url`` (``sqlite:///path`` or ``postgresql://...``).
+
+    Nothing is connected until the first transaction, so a node starts while its database is away. With ``create`` the SQLite file is
+    made where it is absent (otherwise an absent file is an unavailable index) and the tables are brought to the newest revision.
+    """
+    parsed = make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        database: Database = _Sqlite(parsed, busy_seconds=busy_seconds, create=create)
+    elif backend == "postgresql":
+        database = _Postgresql(parsed.set(drivername="postgresql+psycopg"), busy_seconds=busy_seconds)
+    else:
+        raise ValueError(f"database url: {backend!r} is not supported; use sqlite:///PATH or postgresql://HOST/NAME")
+    if create:
+        database.upgrade()
+    return database
+
+
+class Database:
+    """One index database, shared by all threads of a process. Made by :func:`open_database`."""
+
+    dialect: str
+
+    def __init__(self, url: URL, engine: Engine, reader: Engine) -> None:
+        self.url = url
+        self.engine = engine
+        self._reader = reader
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Run a write transaction: committed at the end of the block, rolled back when it raises.
+
+        On SQLite it starts with BEGIN IMMEDIATE after a bounded wait for other writers. Don't nest it: two write transactions of one
+        thread would wait for each other.
+
+        Raises
+        ------
+        IndexUnavailable
+            The database cannot be reached, is locked beyond the bound, read-only or full. Nothing was written.
+        """
+        with _translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Run read-only queries that all see one snapshot."""
+        with _translated(), self._reader.begin() as connection:
+            yield connection
+
+    def raw(self) -> Any:
+        """Open a DBAPI connection of its own, outside the pool, for the ingest writer: autocommit, so that it says BEGIN and COMMIT itself.
+
+        It may be used by any thread, one at a time. The caller closes it.
+        """
+        raise NotImplementedError
+
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the tables to a schema revision, in one transaction; safe when several processes do it at once."""
+        from storage import migrations
+
+        with _translated(), self._migrating() as connection:
+            migrations.upgrade(connection, revision)
+
+    def current(self) -> str | None:
+        """Name the schema revision of the tables; None for an empty database."""
+        from storage import migrations
+
+        with self.read() as connection:
+            return migrations.current(connection)
+
+    def _migrating(self) -> AbstractContextManager[Connection]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the pooled connections; the next transaction would open new ones."""
+        self.engine.dispose()
+        self._reader.dispose()
+
+
+class _Sqlite(Database):
+    dialect = "sqlite"
+
+    def __init__(self, url: URL, *, busy_seconds: float, create: bool) -> None:
+        if not url.database or url.database == ":memory:":
+            raise ValueError("database url: the index must be a file, sqlite:///PATH")
+        self.path = Path(url.database).absolute()
+        self._busy_seconds = busy_seconds
+        if create:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _translated():
+                sqlite3.connect(self.path, timeout=busy_seconds).close()
+                self.path.touch()
+        super().__init__(url, self._engine("IMMEDIATE"), self._engine("DEFERRED", "PRAGMA query_only = ON"))
+
+    def _engine(self, begin: str, *pragmas: str) -> Engine:
+        engine = create_engine(
+            "sqlite://",
+            creator=lambda: self._connect(*pragmas),
+            poolclass=QueuePool,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_OVERFLOW,
+            pool_timeout=self._busy_seconds,
+        )
+        event.listen(engine, "connect", self._remember_file)
+        event.listen(engine, "checkout", self._check_file)
+        event.listen(engine, "begin", lambda connection: self._begin(connection, begin))
+        return engine
+
+    def _connect(self, *pragmas: str) -> sqlite3.Connection:
+        # isolation_level None on every Python: the driver starts no transaction of its own, and we say BEGIN.
+        connection = sqlite3.connect(
+            f"{self.path.as_uri()}?mode=rw", uri=True, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+        )
+        try:
+            for pragma in (
+                "PRAGMA journal_mode = WAL",
+                "PRAGMA synchronous = FULL",
+                "PRAGMA foreign_keys = ON",
+                "PRAGMA case_sensitive_like = ON",
+                *pragmas,
+            ):
+                connection.execute(pragma).close()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _identity(self) -> tuple[int, int]:
+        try:
+            status = self.path.stat()
+        except OSError as error:
+            raise IndexUnavailable("index file is gone") from error
+        return status.st_dev, status.st_ino
+
+    def _remember_file(self, connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
+        entry.info["file"] = self._identity()
+
+    def _check_file(self, connection: sqlite3.Connection, entry: ConnectionPoolEntry, proxy: object) -> None:
+        # A connection to a file that was removed or replaced would go on writing to bytes nobody can find again.
+        if entry.info["file"] != self._identity():
+            raise DisconnectionError("index file was replaced")
+
+    def _begin(self, connection: Connection, mode: str) -> None:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        if mode == "IMMEDIATE":
+            _begin_immediate(driver, self._busy_seconds)
+        else:
+            driver.execute("BEGIN").close()
+
+    def raw(self) -> sqlite3.Connection:
+        with _translated():
+            return self._connect()
+
+    @contextmanager
+    def _migrating(self) -> Iterator[Connection]:
+        # A table rebuilt by a migration is dropped on the way: with foreign keys on, that would delete the rows that refer to it.
+        with self.engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.execute("PRAGMA foreign_keys = OFF").close()
+            try:
+                with connection.begin():
+                    yield connection
+                    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+                    if broken is not None:
+                        raise RuntimeError(f"migration left a broken reference in table {broken[0]}")
+            finally:
+                driver.execute("PRAGMA foreign_keys = ON").close()
+
+
+class _Postgresql(Database):
+    dialect = "postgresql"
+    _ADVISORY_LOCK = 0x6469636F  # "dico"
+
+    def __init__(self, url: URL, *, busy_seconds: float) -> None:
+        try:
+            import psycopg
+        except ImportError as error:
+            raise ImportError("PostgreSQL needs psycopg: pip install 'dicom-node[postgresql]'") from error
+        self._psycopg = psycopg
+        self._arguments = {
+            "connect_timeout": CONNECT_SECONDS,
+            "options": f"-c lock_timeout={int(busy_seconds * 1000)} -c synchronous_commit=on {url.query.get('options', '')}".rstrip(),
+        }
+        engine = create_engine(
+            url,
+            connect_args=self._arguments,
+            pool_pre_ping=True,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_OVERFLOW,
+            pool_timeout=busy_seconds,
+        )
+        super().__init__(url, engine, engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True))
+
+    def raw(self) -> Any:
+        plain = self.url.set(drivername="postgresql").difference_update_query(["options"])
+        with _translated():
+            try:
+                return self._psycopg.connect(plain.render_as_string(hide_password=False), autocommit=True, **self._arguments)  # type: ignore[arg-type]
+            except self._psycopg.Error as error:
+                raise IndexUnavailable("index database cannot be reached") from error
+
+    @contextmanager
+    def _migrating(self) -> Iterator[Connection]:
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({self._ADVISORY_LOCK})")
+            yield connection
+
+
+def _begin_immediate(connection: sqlite3.Connection, bound: float) -> None:
+    deadline = time.monotonic() + bound
+    connection.execute("PRAGMA busy_timeout = 0").close()
+    try:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE").close()
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(random.uniform(*_PAUSE))
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {int(bound * 1000)}").close()
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return (error.sqlite_errorcode & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = _why_unavailable(error)
+        if reason is None:
+            raise
+        raise IndexUnavailable(reason) from error
+    except PoolTimeout as error:
+        raise IndexUnavailable("all index connections are busy") from error
+    except DBAPIError as error:
+        reason = _why_unavailable(error.orig)
+        if error.connection_invalidated:
+            reason = "connection to the index was lost"
+        if reason is None:
+            raise
+        raise IndexUnavailable(reason) from error
+    except (DisconnectionError, InvalidRequestError) as error:
+        if isinstance(error, InvalidRequestError) and "checkout" not in str(error) and "invalid" not in str(error):
+            raise
+        raise IndexUnavailable("connection to the index was lost") from error
+
+
+_SQLITE_REASONS = {
+    sqlite3.SQLITE_BUSY: "index is locked by another process",
+    sqlite3.SQLITE_LOCKED: "index is locked by another process",
+    sqlite3.SQLITE_CANTOPEN: "index file cannot be opened",
+    sqlite3.SQLITE_READONLY: "index file is read-only",
+    sqlite3.SQLITE_FULL: "no space left for the index",
+    sqlite3.SQLITE_IOERR: "index file cannot be read or written",
+    sqlite3.SQLITE_CORRUPT: "index file is damaged",
+    sqlite3.SQLITE_NOTADB: "index file is no database",
+    sqlite3.SQLITE_PERM: "index file may not be opened",
+    sqlite3.SQLITE_PROTOCOL: "index is locked by another process",
+}
+# Classes of SQLSTATE (PostgreSQL, appendix A): the server or a resource is away, not the statement wrong.
+_POSTGRESQL_REASONS = {
+    "08": "connection to the index was lost",
+    "25": "index is read-only",
+    "28": "index refuses the login",
+    "3D": "index database does not exist",
+    "40": "index transaction collided with another",
+    "53": "index database is out of resources",
+    "55": "index is locked by another process",
+    "57": "index database is shutting down",
+    "58": "index database has a system error",
+}
+
+
+def _why_unavailable(error: BaseException | None) -> str | None:
+    if isinstance(error, sqlite3.Error):
+        if "no such table" in str(error):
+            return "index has no tables"
+        return _SQLITE_REASONS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+    state = getattr(error, "sqlstate", None)
+    if state == "42P01":
+        return "index has no tables"
+    if state is not None:
+        return _POSTGRESQL_REASONS.get(state[:2])
+    return "index database cannot be reached" if type(error).__name__ in ("OperationalError", "InterfaceError") else None

@@ -1,0 +1,52 @@
+"""Options and fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.postgresql import binaries
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-peers", action="store_true", help="fail, instead of skip, where a peer program or PostgreSQL is missing")
+
+
+def unavailable(config: pytest.Config, why: str) -> None:
+    """Skip the running test with a reason that is shown; with --require-peers, fail it."""
+    if config.getoption("--require-peers"):
+        pytest.fail(f"{why} (--require-peers)", pytrace=False)
+    pytest.skip(why)
+
+
+def data_folder() -> Path | None:
+    """Find the folder of real images: DICOM_NODE_DATA, or ``shared/data`` beside the checkout."""
+    named = os.environ.get("DICOM_NODE_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    return folder if folder.is_dir() else None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("peer"):
+        name = str(marker.args[0])
+        if shutil.which(name) is None and not Path("/usr/bin", name).exists() and not Path("/usr/sbin", name).exists():
+            unavailable(item.config, f"peer program {name} is not installed")
+    if item.get_closest_marker("postgresql") and binaries() is None:
+        unavailable(item.config, "no PostgreSQL server is installed")
+    if item.get_closest_marker("real_data") and data_folder() is None:
+        pytest.skip("no folder of real images: set DICOM_NODE_DATA")
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images; tests that use it bear the marker ``real_data``."""
+    folder = data_folder()
+    assert folder is not None, "mark the test with real_data"
+    return folder

@@ -1,0 +1,132 @@
+"""The source images as far as results refer to them: UIDs and geometry, and nothing about the patient.
+
+highdicom reads patient attributes of its sources, checks them and quotes them in warnings. It gets these
+shells instead; `attributes` copies what belongs into a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from models.findings import Prediction
+
+_GEOMETRY = (
+    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality Rows Columns FrameOfReferenceUID "
+    "PositionReferenceIndicator ImageType ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness "
+    "SpacingBetweenSlices ImagerPixelSpacing NominalScannedPixelSpacing LossyImageCompression LossyImageCompressionRatio "
+    "LossyImageCompressionMethod NumberOfFrames "
+    "DimensionOrganizationSequence DimensionIndexSequence DimensionOrganizationType"
+).split()
+_PLACEHOLDERS = "PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime".split()
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Source images of one series.
+
+    Attributes
+    ----------
+    shells:
+        One data set per instance with UIDs and geometry only.
+    frame_numbers:
+        For one multi-frame instance, its frame numbers in volume order; empty for single frames.
+    first:
+        The first source header as it came, for `attributes`.
+    """
+
+    shells: tuple[Dataset, ...]
+    frame_numbers: tuple[int, ...]
+    first: Dataset
+
+    @property
+    def multiframe(self) -> bool:
+        return bool(self.frame_numbers)
+
+    @property
+    def series_uid(self) -> str:
+        return str(self.shells[0].SeriesInstanceUID)
+
+    @property
+    def modality(self) -> str:
+        return str(self.shells[0].get("Modality") or "OT")
+
+    @property
+    def series_number(self) -> int | None:
+        value = self.first.get("SeriesNumber")
+        return None if value in (None, "") else int(value)
+
+    def instances(self) -> list[tuple[str, str]]:
+        """(SOP Class UID, SOP Instance UID) of every source instance."""
+        return [(str(shell.SOPClassUID), str(shell.SOPInstanceUID)) for shell in self.shells]
+
+    def stored_order(self, planes: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Planes in volume order, put at the stored frames of a multi-frame source; frames not used stay empty."""
+        if not self.multiframe:
+            return planes
+        frames = int(self.shells[0].NumberOfFrames)
+        if list(self.frame_numbers) == list(range(1, frames + 1)):
+            return planes
+        stored = np.zeros((frames, *planes.shape[1:]), planes.dtype)
+        stored[np.asarray(self.frame_numbers) - 1] = planes
+        return stored
+
+
+def read_sources(prediction: Prediction, headers: Sequence[Dataset], study_uid: str) -> Sources:
+    """Check that the headers are the prediction's sources and keep what results need of them.
+
+    Raises
+    ------
+    ValueError
+        No header, a header of another study or series, or other instances than the prediction names.
+    """
+    unique: dict[str, Dataset] = {str(header.SOPInstanceUID): header for header in headers}
+    if not unique:
+        raise ValueError("no source image was given")
+    if len({str(h.SeriesInstanceUID) for h in unique.values()}) != 1:
+        raise ValueError("the source images are of more than one series")
+    if any(str(h.StudyInstanceUID) != study_uid for h in unique.values()):
+        raise ValueError("a source image is of another study than the run")
+    named = list(dict.fromkeys(prediction.sources))
+    if named and named != list(unique):
+        raise ValueError("the source images are not those of the prediction, or in another order")
+    first = next(iter(unique.values()))
+    frames: tuple[int, ...] = ()
+    if "PerFrameFunctionalGroupsSequence" in first and int(first.get("NumberOfFrames") or 1) >= 1:
+        frames = tuple(prediction.frame_numbers) or tuple(range(1, int(first.NumberOfFrames) + 1))
+    return Sources(tuple(_shell(header) for header in unique.values()), frames, first)
+
+
+def _shell(header: Dataset) -> Dataset:
+    shell = Dataset()
+    for keyword in _GEOMETRY:
+        if keyword in header:
+            shell.add(header[keyword])
+    if "PerFrameFunctionalGroupsSequence" in header:
+        shell.SharedFunctionalGroupsSequence, shell.PerFrameFunctionalGroupsSequence = _functional_groups(header)
+    for keyword in _PLACEHOLDERS:
+        setattr(shell, keyword, "")
+    return shell
+
+
+def _functional_groups(header: Dataset) -> tuple[list[Dataset], list[Dataset]]:
+    """Plane positions per frame; orientation and spacing shared, wherever the source states them."""
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    frames = list(header.PerFrameFunctionalGroupsSequence)
+    common = Dataset()
+    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        holder = shared if keyword in shared else frames[0]
+        if keyword in holder:
+            common.add(holder[keyword])
+    positions = []
+    for frame in frames:
+        position = Dataset()
+        holder = frame if "PlanePositionSequence" in frame else shared
+        if "PlanePositionSequence" in holder:
+            position.add(holder["PlanePositionSequence"])
+        positions.append(position)
+    return [common], positions

@@ -19,31 +19,94 @@ from pydicom.tag import BaseTag, Tag
 
 from .charset import TextPolicy, raw_value, terms_of, text_element
 
-PATIENT = (
-    "PatientName PatientID IssuerOfPatientID TypeOfPatientID IssuerOfPatientIDQualifiersSequence PatientBirthDate PatientBirthTime "
-    "PatientSex OtherPatientIDsSequence OtherPatientNames QualityControlSubject EthnicGroupCodeSequence PatientSpeciesDescription "
-    "PatientSpeciesCodeSequence PatientBreedDescription PatientBreedCodeSequence BreedRegistrationSequence ResponsiblePerson "
-    "ResponsiblePersonRole ResponsibleOrganization PatientIdentityRemoved DeidentificationMethod DeidentificationMethodCodeSequence"
-).split()
-STUDY = (
-    "StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber IssuerOfAccessionNumberSequence ReferringPhysicianName "
-    "ReferringPhysicianIdentificationSequence StudyDescription ProcedureCodeSequence PhysiciansOfRecord NameOfPhysiciansReadingStudy "
-    "ReferencedStudySequence ReasonForPerformedProcedureCodeSequence"
-).split()
-PATIENT_STUDY = (
-    "AdmittingDiagnosesDescription AdmittingDiagnosesCodeSequence PatientAge PatientSize PatientWeight PregnancyStatus "
-    "PatientSexNeutered AdmissionID IssuerOfAdmissionIDSequence ServiceEpisodeID IssuerOfServiceEpisodeIDSequence"
-).split()
-TRIAL = (
-    "ClinicalTrialSponsorName ClinicalTrialProtocolID ClinicalTrialProtocolName ClinicalTrialSiteID ClinicalTrialSiteName "
-    "ClinicalTrialSubjectID ClinicalTrialSubjectReadingID ClinicalTrialProtocolEthicsCommitteeName "
-    "ClinicalTrialProtocolEthicsCommitteeApprovalNumber ClinicalTrialTimePointID ClinicalTrialTimePointDescription"
-).split()
+PATIENT = [
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "TypeOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence",
+    "PatientBirthDate",
+    "PatientBirthTime",
+    "PatientSex",
+    "OtherPatientIDsSequence",
+    "OtherPatientNames",
+    "QualityControlSubject",
+    "EthnicGroupCodeSequence",
+    "PatientSpeciesDescription",
+    "PatientSpeciesCodeSequence",
+    "PatientBreedDescription",
+    "PatientBreedCodeSequence",
+    "BreedRegistrationSequence",
+    "ResponsiblePerson",
+    "ResponsiblePersonRole",
+    "ResponsibleOrganization",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+]
+STUDY = [
+    "StudyInstanceUID",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianName",
+    "ReferringPhysicianIdentificationSequence",
+    "StudyDescription",
+    "ProcedureCodeSequence",
+    "PhysiciansOfRecord",
+    "NameOfPhysiciansReadingStudy",
+    "ReferencedStudySequence",
+    "ReasonForPerformedProcedureCodeSequence",
+]
+PATIENT_STUDY = [
+    "AdmittingDiagnosesDescription",
+    "AdmittingDiagnosesCodeSequence",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "PregnancyStatus",
+    "PatientSexNeutered",
+    "AdmissionID",
+    "IssuerOfAdmissionIDSequence",
+    "ServiceEpisodeID",
+    "IssuerOfServiceEpisodeIDSequence",
+]
+TRIAL = [
+    "ClinicalTrialSponsorName",
+    "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName",
+    "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID",
+    "ClinicalTrialSubjectReadingID",
+    "ClinicalTrialProtocolEthicsCommitteeName",
+    "ClinicalTrialProtocolEthicsCommitteeApprovalNumber",
+    "ClinicalTrialTimePointID",
+    "ClinicalTrialTimePointDescription",
+]
 COPIED = (*PATIENT, *STUDY, *PATIENT_STUDY, *TRIAL, "TimezoneOffsetFromUTC")
-REQUIRED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
-REQUIRED_TOO = ("ReferringPhysicianName",)
+REQUIRED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+REQUEST = (
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+    "AccessionNumber",
+)
 
-_TEXT = frozenset("AE AS CS DA DS DT IS LO LT PN SH ST TM UC UI UR UT".split())
+_TEXT = frozenset(["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"])
 _FORMS = {
     "AS": re.compile(r"\d{3}[DWMY]"),
     "CS": re.compile(r"[A-Z0-9 _]{0,16}"),
@@ -66,7 +129,7 @@ def identification(header: Dataset, policy: TextPolicy) -> Dataset:
     result = copied(header, COPIED, policy)
     if result.get("PatientSex") not in ("M", "F", "O", "", None):
         del result.PatientSex
-    for keyword in (*REQUIRED, *REQUIRED_TOO):
+    for keyword in REQUIRED:
         if keyword not in result:
             result.add(_empty(keyword))
     return result
@@ -80,15 +143,13 @@ def requests(header: Dataset, policy: TextPolicy) -> list[Dataset]:
 
 def referenced_requests(header: Dataset, study_uid: str, policy: TextPolicy) -> list[Dataset]:
     """The same orders as items of an SR's Referenced Request Sequence (0040,A370)."""
-    plain = ("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest", "RequestedProcedureID")
-    plain += ("RequestedProcedureDescription", "AccessionNumber")
     items = []
     for request in requests(header, policy):
         item = Dataset()
         item.StudyInstanceUID = study_uid
         item.ReferencedStudySequence = []
         item.RequestedProcedureCodeSequence = list(request.get("RequestedProcedureCodeSequence") or [])
-        for keyword in plain:
+        for keyword in REQUEST:
             item.add(request[keyword] if keyword in request else _empty(keyword))
         if "AccessionNumber" not in request:
             item.update(copied(header, ("AccessionNumber",), policy))
@@ -154,7 +215,7 @@ def _valid(vr: str, raw: bytes) -> bool:
         return True
     for value in raw.decode("latin-1").split("\\"):
         text = value.strip(" \0") if vr != "DA" else value.strip()
-        if text and (form is not None and not form.fullmatch(text) or longest is not None and len(text) > longest):
+        if text and ((form is not None and not form.fullmatch(text)) or (longest is not None and len(text) > longest)):
             return False
     return True
 

@@ -27,20 +27,18 @@ NOT_ATTEMPTED = CodedConcept("111225", "DCM", "Not Attempted")
 PRESENCE = CodedConcept("121052", "DCM", "Presence of property")
 ABSENT = CodedConcept("121054", "DCM", "Absent")
 
-# Procedure Reported where the source does not name its procedure itself.
+# Procedure Reported (CID 100) where the source does not name its procedure itself.
 _PROCEDURES = {
-    "CT": CodedConcept("77477000", "SCT", "Computed tomography"),
-    "MR": CodedConcept("113091000", "SCT", "Magnetic resonance imaging"),
-    "PT": CodedConcept("82918005", "SCT", "Positron emission tomography"),
-    "NM": CodedConcept("373205008", "SCT", "Nuclear medicine imaging procedure"),
-    "US": CodedConcept("16310003", "SCT", "Ultrasonography"),
-    "MG": CodedConcept("71651007", "SCT", "Mammography"),
-    "CR": CodedConcept("168537006", "SCT", "Plain radiography"),
-    "DX": CodedConcept("168537006", "SCT", "Plain radiography"),
+    "CT": CodedConcept("25045-6", "LN", "CT unspecified body region"),
+    "MR": CodedConcept("25056-3", "LN", "MRI unspecified body region"),
+    "PT": CodedConcept("44136-0", "LN", "PET unspecified body region"),
+    "NM": CodedConcept("49118-3", "LN", "NM unspecified body region"),
+    "CR": CodedConcept("43468-8", "LN", "XR unspecified body region"),
+    "DX": CodedConcept("43468-8", "LN", "XR unspecified body region"),
 }
-_IMAGING = CodedConcept("363679005", "SCT", "Imaging")
+_IMAGING = CodedConcept("363679005", "SCT", "Imaging procedure")
 
 
 def procedure_of(modality: str) -> CodedConcept:
-    """The imaging procedure that a modality stands for (CID 100 where it has one)."""
+    """The imaging procedure that a modality stands for."""
     return _PROCEDURES.get(modality, _IMAGING)

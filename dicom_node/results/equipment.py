@@ -8,6 +8,7 @@ in the Contributing Equipment Sequence (0018,A001).
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
@@ -28,7 +29,7 @@ ACQUISITION_KEYWORDS = (
 )
 
 
-def general_equipment(model: ModelIdentity) -> dict[str, str]:
+def general_equipment(model: ModelIdentity) -> dict[str, Any]:
     """highdicom's arguments for the (Enhanced) General Equipment Module."""
     return {
         "manufacturer": model.manufacturer[:64],

@@ -9,6 +9,7 @@ failed). Tracking Identifier and UID of a group are those of the segment.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from highdicom.sr import (
     AlgorithmIdentification,
@@ -84,8 +85,7 @@ def build(
         title=own.IMAGING_MEASUREMENT_REPORT,
     )
     series = series_uid(context.study_uid, model.digest, "SR")
-    equipment = general_equipment(model)
-    dataset = Comprehensive3DSR(
+    return Comprehensive3DSR(
         evidence=[*sources.shells, *segmentations],
         content=report,
         series_instance_uid=series,
@@ -99,9 +99,8 @@ def build(
         requested_procedures=referenced_requests(sources.first, context.study_uid, policy) or None,
         previous_versions=_predecessor(context, series),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        **equipment,
+        **general_equipment(model),
     )
-    return dataset
 
 
 class _Groups:
@@ -147,7 +146,7 @@ class _Groups:
         if segment.number not in self._placed:
             return self._whole(segment.tracking_id, finding_category=category, finding_type=kind, measurements=measured)
         dataset, number = self._placed[segment.number]
-        common = {
+        common: dict[str, Any] = {
             "tracking_identifier": self._tracking(segment.tracking_id),
             "finding_category": category,
             "finding_type": kind,

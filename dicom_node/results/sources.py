@@ -15,14 +15,33 @@ from pydicom.dataset import Dataset
 
 from models.findings import Prediction
 
-_GEOMETRY = (
-    "SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality Rows Columns FrameOfReferenceUID "
-    "PositionReferenceIndicator ImageType ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness "
-    "SpacingBetweenSlices ImagerPixelSpacing NominalScannedPixelSpacing LossyImageCompression LossyImageCompressionRatio "
-    "LossyImageCompressionMethod NumberOfFrames "
-    "DimensionOrganizationSequence DimensionIndexSequence DimensionOrganizationType"
-).split()
-_PLACEHOLDERS = "PatientID PatientName PatientBirthDate PatientSex AccessionNumber StudyID StudyDate StudyTime".split()
+_GEOMETRY = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "Modality",
+    "Rows",
+    "Columns",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+    "ImageType",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "NumberOfFrames",
+    "DimensionOrganizationSequence",
+    "DimensionIndexSequence",
+    "DimensionOrganizationType",
+]
+_PLACEHOLDERS = ["PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"]
 
 
 @dataclass(frozen=True, eq=False)

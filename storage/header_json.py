@@ -97,7 +97,9 @@ def _read_deflated(data: bytes) -> Dataset:
     """Inflate up to a limit: a small file may deflate gigabytes of zeros."""
     (group_length,) = struct.unpack_from("<I", data, 140)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = inflater.decompress(data[144 + group_length :], INFLATE_LIMIT)
+    body = inflater.decompress(data[144 + group_length :], INFLATE_LIMIT + 1)
+    if len(body) > INFLATE_LIMIT:
+        raise ValueError("deflated data set beyond the limit")
     return read_dataset(io.BytesIO(body), is_implicit_VR=False, is_little_endian=True, stop_when=_at_pixel_data)
 
 

@@ -1,6 +1,6 @@
 """The deletion journal: one synced JSON line per deletion, beside the segments.
 
-A deletion is a fact that must outlive the index. The journal names the bytes (segment, first byte, end) rather than only the UID, because
+A deletion is a fact that must outlive the index. The journal names the bytes (segment, offsets, length) rather than only the UID, because
 the same instance may be stored again after its deletion: those later bytes live.
 """
 
@@ -14,15 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from storage.copying import sync_directory
+
 JOURNAL = "deletions.jsonl"
 
 
 class MemberSpan(NamedTuple):
-    """The bytes of one member: its segment's name (relative to the archive root), first byte of its pax header, end of its data."""
+    """The bytes of one member: segment (relative to the archive root), its pax header's offset, offset and length of its Part 10 file."""
 
     segment: str
-    start: int
-    end: int
+    member_offset: int
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Deletion:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Deletion:
         """Parse one line's object; raises KeyError, TypeError or ValueError where it is none."""
-        members = tuple(MemberSpan(str(name), int(start), int(end)) for name, start, end in record["members"])
+        members = tuple(MemberSpan(str(name), int(member), int(offset), int(length)) for name, member, offset, length in record["members"])
         return cls(**{**record, "members": members})
 
 
@@ -66,7 +69,7 @@ def append(root: Path, deletions: Sequence[Deletion]) -> None:
     finally:
         os.close(descriptor)
     if created:
-        _sync_directory(root)
+        sync_directory(root)
 
 
 def read(root: Path) -> list[Deletion]:
@@ -90,11 +93,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

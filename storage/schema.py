@@ -195,7 +195,7 @@ tombstone = Table(
     Column("deleted_by", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("deleted_at", Float, nullable=False),
-    Column("members", JSON, nullable=False, server_default="[]"),  # [[segment name, member_offset, end], ...] whose bytes go
+    Column("members", JSON, nullable=False, server_default="[]"),  # [[segment name, member_offset, offset, length], ...] that go
     Column("finished_at", Float),  # headers rewritten and data punched; NULL: recovery finishes it
 )
 

@@ -1,0 +1,83 @@
+"""What this node accepts: SOP classes, transfer syntaxes, and the negotiation of both (PS3.8 7.1.1.13, PS3.7 D.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, StoragePresentationContexts
+
+from dicom_node.dimse.pdu import ContextResult, ProposedContext
+
+VERIFICATION: Final = "1.2.840.10008.1.1"
+LABEL_MAP_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.7"
+APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
+
+IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
+EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
+DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1.99"
+EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
+
+ACCEPTED: Final = 0
+USER_REJECTION: Final = 1
+NO_REASON: Final = 2
+ABSTRACT_SYNTAX_NOT_SUPPORTED: Final = 3
+TRANSFER_SYNTAXES_NOT_SUPPORTED: Final = 4
+
+_FIRST: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+_LAST: Final = (DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
+
+TRANSFER_SYNTAXES: Final[tuple[str, ...]] = (
+    *_FIRST,
+    *(uid for uid in map(str, ALL_TRANSFER_SYNTAXES) if uid not in _FIRST + _LAST),
+    *_LAST,
+)
+"""Every transfer syntax, in the order in which one is chosen where a context proposes several."""
+
+STORAGE_CLASSES: Final[frozenset[str]] = frozenset(
+    {str(context.abstract_syntax) for context in (*AllStoragePresentationContexts, *StoragePresentationContexts)} | {LABEL_MAP_SEGMENTATION}
+)
+"""Every Storage SOP class that is known, retired ones included."""
+
+
+def storage_classes(private: Iterable[str] = ()) -> frozenset[str]:
+    """All Storage SOP classes and the configured private ones."""
+    return STORAGE_CLASSES.union(private)
+
+
+class Negotiator:
+    """Answers proposed presentation contexts.
+
+    Parameters
+    ----------
+    abstract_syntaxes
+        SOP classes that have a service here.
+    extra_transfer_syntaxes
+        Private transfer syntaxes that are taken for storage too.
+    """
+
+    def __init__(self, abstract_syntaxes: Iterable[str], extra_transfer_syntaxes: Sequence[str] = ()) -> None:
+        self._abstract = frozenset(abstract_syntaxes)
+        order = (*TRANSFER_SYNTAXES, *extra_transfer_syntaxes)
+        self._rank = {uid: rank for rank, uid in enumerate(order)}
+        self._uncompressed = frozenset((*_FIRST, *_LAST))
+
+    def answer(self, proposed: Sequence[ProposedContext]) -> list[ContextResult]:
+        """One result per proposed context, with one transfer syntax each."""
+        return [self._answer(context) for context in proposed]
+
+    def _answer(self, context: ProposedContext) -> ContextResult:
+        first = context.transfer_syntaxes[0] if context.transfer_syntaxes else IMPLICIT_VR_LITTLE_ENDIAN
+        if context.abstract_syntax not in self._abstract:
+            return ContextResult(context.id, ABSTRACT_SYNTAX_NOT_SUPPORTED, first)
+        rank = self._rank
+        known = [uid for uid in context.transfer_syntaxes if uid in rank]
+        if not known:
+            return ContextResult(context.id, TRANSFER_SYNTAXES_NOT_SUPPORTED, first)
+        return ContextResult(context.id, ACCEPTED, known[0] if len(known) == 1 else min(known, key=rank.__getitem__))
+
+
+def answer_roles(proposed: Mapping[str, tuple[bool, bool]], accepted: Iterable[str]) -> dict[str, tuple[bool, bool]]:
+    """Answer SCP/SCU role selection: the requestor stays the user, this node the provider (PS3.7 D.3.3.4)."""
+    classes = set(accepted)
+    return {uid: (scu, False) for uid, (scu, _scp) in proposed.items() if uid in classes}

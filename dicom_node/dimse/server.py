@@ -1,0 +1,283 @@
+"""The listening side: accept, wait for a request without a thread, admit, run one thread per association.
+
+A socket that has not yet sent its A-ASSOCIATE-RQ costs a descriptor and a selector entry, never a thread. So silent,
+slow and lying clients are met by one loop with deadlines and caps, and never stand before those that mean it.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from dicom_node.dimse import pdu
+from dicom_node.dimse.admission import Admission, Admitted, Caller, Refusal
+from dicom_node.dimse.association import Acceptor, AssociationContext, AssociationHooks, Service, accepted_contexts
+from dicom_node.dimse.connection import DEFAULT_MAX_PDU, Connection
+from dicom_node.dimse.contexts import APPLICATION_CONTEXT, Negotiator, answer_roles
+from dicom_node.dimse.errors import ABORT_BY_PROVIDER, REASON_UNEXPECTED_PDU, DimseError, ProtocolError
+from dicom_node.dimse.reception import REJECT_LIMIT, Arrival, Reception
+
+log = structlog.get_logger()
+
+_REJECT_APPLICATION_CONTEXT = (1, 1, 2)
+_REJECT_PROTOCOL_VERSION = (1, 2, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Limits and addresses of the receiver.
+
+    Attributes
+    ----------
+    max_associations
+        Associations at once; one more is rejected as transient, local limit exceeded.
+    per_address
+        Associations at once from one address, and sockets without an association from one address.
+    max_pending
+        Sockets without an association; beyond it the oldest one goes.
+    pre_association_deadline
+        Seconds in which an A-ASSOCIATE-RQ, TLS handshake included, must be there (ARTIM).
+    request_pdu_cap
+        Longest A-ASSOCIATE-RQ taken, in bytes.
+    stall, idle
+        Seconds of silence inside a message, and between messages.
+    """
+
+    host: str = "0.0.0.0"
+    port: int = 11112
+    ae_title: str = "DICOM_NODE"
+    max_associations: int = 256
+    per_address: int = 128
+    max_pending: int = 512
+    pre_association_deadline: float = 10.0
+    request_pdu_cap: int = 1_048_576
+    max_pdu: int = DEFAULT_MAX_PDU
+    stall: float = 60.0
+    idle: float = 600.0
+    backlog: int = 1024
+    reuse_port: bool = False
+    extra_transfer_syntaxes: tuple[str, ...] = ()
+    tls_context: Callable[[], ssl.SSLContext] | None = None
+    stack_size: int = 512 * 1024
+
+
+class Server:
+    """Accepts associations on one port.
+
+    Parameters
+    ----------
+    services
+        Service by SOP class UID; its keys are what is accepted.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        services: Mapping[str, Service],
+        admission: Admission,
+        hooks: AssociationHooks,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self._services = services
+        self._admission = admission
+        self._hooks = hooks
+        self._clock = clock
+        self._negotiator = Negotiator(services, settings.extra_transfer_syntaxes)
+        self._tls = settings.tls_context() if settings.tls_context else None
+        self._lock = threading.Condition()
+        self._running: dict[str, Acceptor | None] = {}
+        self._addresses: dict[str, int] = {}
+        self._stopping = False
+        self._reception: Reception | None = None
+
+    @property
+    def port(self) -> int:
+        """The port in use, also where 0 was asked for."""
+        if self._reception is None:
+            raise RuntimeError("the server was not started")
+        return self._reception.port
+
+    @property
+    def associations(self) -> int:
+        """Associations running now."""
+        with self._lock:
+            return len(self._running)
+
+    @property
+    def pending(self) -> int:
+        """Sockets without an association."""
+        return self._reception.pending if self._reception else 0
+
+    def start(self) -> None:
+        """Listen, and serve from threads of our own."""
+        self._reception = Reception(self.settings, self._arrived, first_byte_only=self._tls is not None)
+        self._reception.start()
+
+    def stop(self, deadline: float = 10.0) -> None:
+        """Stop accepting; running associations end after their current message, at the latest after ``deadline`` seconds."""
+        if self._reception is None:
+            return
+        self._stopping = True
+        self._reception.stop()
+        until = time.monotonic() + deadline
+        with self._lock:
+            for acceptor in self._running.values():
+                if acceptor is not None:
+                    acceptor.stop()
+            self._lock.wait_for(lambda: not self._running, timeout=max(until - time.monotonic(), 0))
+            left = [acceptor for acceptor in self._running.values() if acceptor is not None]
+        for acceptor in left:
+            acceptor.connection.interrupt()
+        with self._lock:
+            self._lock.wait_for(lambda: not self._running, timeout=2.0)
+
+    # ------------------------------------------------------------ one arrival
+
+    def _arrived(self, arrival: Arrival) -> bool:
+        """Take over a socket: start its thread, or say no by returning False (local limit exceeded)."""
+        key = uuid.uuid4().hex
+        with self._lock:
+            if self._stopping or not self._has_room(arrival.address):
+                return False
+            self._running[key] = None
+            self._addresses[arrival.address] = self._addresses.get(arrival.address, 0) + 1
+        thread = threading.Thread(target=self._run, args=(key, arrival), name=f"association-{key[:8]}", daemon=True)
+        previous = threading.stack_size(self.settings.stack_size)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread to be had
+            self._ended(key, arrival.address)
+            return False
+        finally:
+            threading.stack_size(previous)
+        return True
+
+    def _has_room(self, address: str) -> bool:
+        return len(self._running) < self.settings.max_associations and self._addresses.get(address, 0) < self.settings.per_address
+
+    def _ended(self, key: str, address: str) -> None:
+        with self._lock:
+            del self._running[key]
+            left = self._addresses[address] - 1
+            if left:
+                self._addresses[address] = left
+            else:
+                del self._addresses[address]
+            self._lock.notify_all()
+
+    def _run(self, key: str, arrival: Arrival) -> None:
+        farewell: socket.socket | None = None
+        try:
+            with structlog.contextvars.bound_contextvars(association=key, address=arrival.address):
+                farewell = self._associate(key, arrival)
+        except Exception:  # whatever one peer sends, the receiver goes on
+            log.exception("association.failed", address=arrival.address)
+        finally:
+            if farewell is None:
+                arrival.sock.close()
+            self._ended(key, arrival.address)
+            if farewell is not None and self._reception is not None:
+                self._reception.farewell(farewell)
+
+    def _associate(self, key: str, arrival: Arrival) -> socket.socket | None:
+        """Serve one association; return the socket where the peer still has something to read from it."""
+        try:
+            connection = self._connect(arrival)
+        except (OSError, ValueError) as error:
+            log.info("association.tls_failed", error=type(error).__name__, reason=getattr(error, "reason", ""))
+            return None
+        try:
+            acceptor = self._negotiate(key, arrival, connection)
+        except ProtocolError as error:
+            log.info("association.malformed_request", error=str(error))
+            connection.abort(ABORT_BY_PROVIDER, error.reason)
+            return connection.sock
+        except DimseError as error:
+            log.info("association.not_made", error=str(error))
+            return None
+        if acceptor is None:
+            return connection.sock
+        context = acceptor.context
+        ended = acceptor.run()
+        seconds = round(self._clock() - context.opened_at, 3)
+        log.info("association.closed", ended=ended, stored=context.stored, received=connection.received, seconds=seconds)
+        return connection.sock if ended in ("released", "protocol", "stopped") else None
+
+    def _connect(self, arrival: Arrival) -> Connection:
+        """Wrap the socket; with TLS the handshake and the request are awaited here, within the deadline."""
+        settings, sock = self.settings, arrival.sock
+        if self._tls is not None:
+            sock.settimeout(max(arrival.deadline - time.monotonic(), 0.01))
+            sock = arrival.sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            sock.do_handshake()
+        return Connection(sock, max_pdu=settings.max_pdu, stall=settings.stall, idle=settings.idle)
+
+    def _negotiate(self, key: str, arrival: Arrival, connection: Connection) -> Acceptor | None:
+        """Answer the request; None where it was rejected."""
+        request = pdu.parse_associate_request(arrival.body or self._read_request(arrival, connection))
+        caller = Caller(request.calling_ae, request.called_ae, arrival.address, _certificate(connection.sock))
+        verdict = self._admit(request, caller)
+        if isinstance(verdict, Refusal):
+            log.warning("association.rejected", calling_ae=caller.calling_ae, called_ae=caller.called_ae, why=verdict.why)
+            connection.send(pdu.encode_associate_reject(*verdict.rejection))
+            return None
+        results = self._negotiator.answer(request.contexts)
+        contexts = accepted_contexts(request, results)
+        context = AssociationContext(
+            id=key,
+            calling_ae=caller.calling_ae,
+            called_ae=caller.called_ae,
+            address=caller.address,
+            peer=verdict.peer,
+            may_store=verdict.may_store,
+            contexts=contexts,
+            max_pdu=request.user.max_length,
+            opened_at=self._clock(),
+        )
+        acceptor = Acceptor(connection, context, self._services, self._hooks)
+        user = pdu.UserInformation(
+            max_length=self.settings.max_pdu,
+            async_window=(1, 1) if request.user.async_window else None,
+            roles=answer_roles(request.user.roles, {accepted.abstract_syntax for accepted in contexts.values()}),
+        )
+        with self._lock:
+            if self._stopping:
+                connection.send(REJECT_LIMIT)
+                return None
+            self._running[key] = acceptor
+        connection.send(pdu.encode_associate_accept(request, results, user))
+        log.info(
+            "association.opened",
+            calling_ae=caller.calling_ae,
+            called_ae=caller.called_ae,
+            peer=verdict.peer,
+            accepted=len(contexts),
+            proposed=len(request.contexts),
+        )
+        return acceptor
+
+    def _read_request(self, arrival: Arrival, connection: Connection) -> bytes:
+        kind, body = connection.read_pdu(self.settings.request_pdu_cap, deadline=arrival.deadline)
+        if kind != pdu.ASSOCIATE_RQ:
+            raise ProtocolError(f"PDU of type {kind} before an association", REASON_UNEXPECTED_PDU)
+        return body
+
+    def _admit(self, request: pdu.AssociateRequest, caller: Caller) -> Admitted | Refusal:
+        if not request.protocol_version & 1:
+            return Refusal(_REJECT_PROTOCOL_VERSION, "protocol version is not 1")
+        if request.application_context != APPLICATION_CONTEXT:
+            return Refusal(_REJECT_APPLICATION_CONTEXT, "application context is not DICOM's")
+        return self._admission.admit(caller)
+
+
+def _certificate(sock: socket.socket) -> Mapping[str, Any] | None:
+    return sock.getpeercert() if isinstance(sock, ssl.SSLSocket) else None

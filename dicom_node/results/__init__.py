@@ -8,6 +8,7 @@
     charset.py        text taken over byte by byte, or converted to UTF-8
     equipment.py      who made the object
     codes.py uids.py  coded concepts; UIDs derived from run, release, study and finding
+    files.py          encoded objects as Part 10 files
     readback.py       `verify`: reads encoded objects again and compares them with the prediction
 
 Nothing here reads a clock, a random number or the network: the same run gives the same bytes.

@@ -63,7 +63,7 @@ def build(plan: SegmentationPlan, prediction: Prediction, sources: Sources, cont
     model = prediction.model
     dataset = Segmentation(
         source_images=sources.shells,
-        pixel_array=sources.stored_order(_pixels(plan)),
+        pixel_array=_pixels(plan),
         segmentation_type=plan.kind,
         segment_descriptions=[_description(s, plan.numbers[s.number], model, context) for s in plan.segments],
         series_instance_uid=series_uid(context.study_uid, model.digest, "SEG"),
@@ -78,6 +78,8 @@ def build(plan: SegmentationPlan, prediction: Prediction, sources: Sources, cont
     )
     dataset["PixelData"].VR = "OB"  # 1 or 8 bits allocated (PS3.5 section A.2)
     _fix_dimension_organization(dataset, dimension_organization_uid(context.run_key, plan.kind.value))
+    if sources.multiframe:
+        _refer_to_stored_frames(dataset, sources.frame_numbers)
     return dataset
 
 
@@ -131,3 +133,10 @@ def _fix_dimension_organization(dataset: Dataset, uid: str) -> None:
     """highdicom draws this UID at random; a result's UIDs are derived."""
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = uid
+
+
+def _refer_to_stored_frames(dataset: Dataset, frame_numbers: Sequence[int]) -> None:
+    """From the frames of the volume, which highdicom was shown, to those of the source object."""
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        for image in frame.DerivationImageSequence[0].SourceImageSequence:
+            image.ReferencedFrameNumber = frame_numbers[int(image.ReferencedFrameNumber) - 1]

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from models.findings import Prediction
@@ -51,7 +49,8 @@ class Sources:
     Attributes
     ----------
     shells:
-        One data set per instance with UIDs and geometry only.
+        One data set per instance with UIDs and geometry only. That of a multi-frame instance has just the
+        frames of the volume, in volume order: its frame i is the source's frame `frame_numbers[i - 1]`.
     frame_numbers:
         For one multi-frame instance, its frame numbers in volume order; empty for single frames.
     first:
@@ -83,17 +82,6 @@ class Sources:
         """(SOP Class UID, SOP Instance UID) of every source instance."""
         return [(str(shell.SOPClassUID), str(shell.SOPInstanceUID)) for shell in self.shells]
 
-    def stored_order(self, planes: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Planes in volume order, put at the stored frames of a multi-frame source; frames not used stay empty."""
-        if not self.multiframe:
-            return planes
-        frames = int(self.shells[0].NumberOfFrames)
-        if list(self.frame_numbers) == list(range(1, frames + 1)):
-            return planes
-        stored = np.zeros((frames, *planes.shape[1:]), planes.dtype)
-        stored[np.asarray(self.frame_numbers) - 1] = planes
-        return stored
-
 
 def read_sources(prediction: Prediction, headers: Sequence[Dataset], study_uid: str) -> Sources:
     """Check that the headers are the prediction's sources and keep what results need of them.
@@ -117,25 +105,27 @@ def read_sources(prediction: Prediction, headers: Sequence[Dataset], study_uid: 
     frames: tuple[int, ...] = ()
     if "PerFrameFunctionalGroupsSequence" in first and int(first.get("NumberOfFrames") or 1) >= 1:
         frames = tuple(prediction.frame_numbers) or tuple(range(1, int(first.NumberOfFrames) + 1))
-    return Sources(tuple(_shell(header) for header in unique.values()), frames, first)
+    return Sources(tuple(_shell(header, frames) for header in unique.values()), frames, first)
 
 
-def _shell(header: Dataset) -> Dataset:
+def _shell(header: Dataset, frame_numbers: tuple[int, ...]) -> Dataset:
     shell = Dataset()
     for keyword in _GEOMETRY:
         if keyword in header:
             shell.add(header[keyword])
-    if "PerFrameFunctionalGroupsSequence" in header:
-        shell.SharedFunctionalGroupsSequence, shell.PerFrameFunctionalGroupsSequence = _functional_groups(header)
+    if frame_numbers:
+        shell.NumberOfFrames = len(frame_numbers)
+        shell.SharedFunctionalGroupsSequence, shell.PerFrameFunctionalGroupsSequence = _functional_groups(header, frame_numbers)
     for keyword in _PLACEHOLDERS:
         setattr(shell, keyword, "")
     return shell
 
 
-def _functional_groups(header: Dataset) -> tuple[list[Dataset], list[Dataset]]:
+def _functional_groups(header: Dataset, frame_numbers: tuple[int, ...]) -> tuple[list[Dataset], list[Dataset]]:
     """Plane positions per frame; orientation and spacing shared, wherever the source states them."""
     shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    frames = list(header.PerFrameFunctionalGroupsSequence)
+    stored = header.PerFrameFunctionalGroupsSequence
+    frames = [stored[number - 1] for number in frame_numbers]
     common = Dataset()
     for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
         holder = shared if keyword in shared else frames[0]

@@ -7,6 +7,7 @@
     ├── GeometryRefused      the images do not form the volume that a model needs (code and sentence)
     ├── NotApplicable        the images are sound, and not what this model is for (code and sentence)
     └── InferenceFailed      the model ran and failed
+        └── OutOfMemory      the device's memory did not suffice; another device may do
 
 No message ever carries patient identity: UIDs, numbers and file names of the bundle only.
 """
@@ -106,3 +107,7 @@ class InferenceFailed(ModelError):
 
     def __reduce__(self) -> tuple[type[InferenceFailed], tuple[str, str]]:
         return type(self), (self.stage, self.message)
+
+
+class OutOfMemory(InferenceFailed):
+    """The device has too little memory for this model and input."""

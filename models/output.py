@@ -1,0 +1,114 @@
+"""From the output tensor of a bundle to segments, measurements and classifications."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.spatial.array import SpatialResample
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.errors import InferenceFailed
+from models.findings import Classification, Measurement, ModelIdentity, Segment
+from models.spec import DicomSpec, segment_numbers
+from models.volume import Volume
+
+Findings = tuple[tuple[Segment, ...], tuple[Measurement, ...], tuple[Classification, ...]]
+
+AFFINE_TOLERANCE = 1e-3
+
+
+def identity_of(bundle: Bundle) -> ModelIdentity:
+    """Name, version and release digest, as results carry them."""
+    model = bundle.dicom.model
+    return ModelIdentity(
+        name=model.name,
+        version=model.version,
+        manufacturer=model.manufacturer,
+        digest=bundle.digest,
+        family=model.family.code(),
+        intended_use=model.intended_use,
+        licence=model.licence,
+        parameters=dict(model.parameters),
+    )
+
+
+def read_output(spec: DicomSpec, output: torch.Tensor, volume: Volume) -> Findings:
+    """Findings of an output tensor: (1, x, y, z) labels, (channels, x, y, z), or scores."""
+    if spec.output.form == "scores":
+        return (), (), classifications(spec, output)
+    masks = _masks(spec, on_source_grid(output, volume))
+    segments = tuple(
+        Segment(
+            number=number,
+            label=segment.label,
+            category=segment.category.code(),
+            type=segment.type.code(),
+            mask=masks[segment.value],
+            color=segment.color,
+            tracking_id=segment.tracking or segment.label,
+        )
+        for number, segment in enumerate(spec.segment, start=1)
+    )
+    return segments, measurements(spec, {s.label: s for s in segments}, volume), ()
+
+
+def on_source_grid(output: torch.Tensor, volume: Volume) -> NDArray[np.generic]:
+    """(channels, slices, rows, columns) on the grid of the source images; nearest-voxel resampling
+    where the bundle did not invert its own."""
+    shape = tuple(reversed(volume.array.shape))
+    affine = np.asarray(output.affine.cpu()) if isinstance(output, MetaTensor) else volume.affine
+    if output.ndim != 4:
+        raise InferenceFailed("postprocess", f"the output has {output.ndim} dimensions; (channels, x, y, z) is expected")
+    if tuple(output.shape[1:]) != shape or not np.allclose(affine, volume.affine, atol=AFFINE_TOLERANCE):
+        if not isinstance(output, MetaTensor):
+            raise InferenceFailed("postprocess", "the output is not on the source grid and carries no affine")
+        back = SpatialResample(mode="nearest", padding_mode="zeros")
+        output = back(output.float(), dst_affine=torch.as_tensor(volume.affine), spatial_size=shape)
+    plain = output.as_tensor() if isinstance(output, MetaTensor) else output
+    array: NDArray[np.generic] = plain.cpu().numpy().transpose(0, 3, 2, 1)
+    return array
+
+
+def _masks(spec: DicomSpec, array: NDArray[np.generic]) -> Mapping[int, NDArray[np.bool_]]:
+    values = [segment.value for segment in spec.segment]
+    if spec.output.form == "labels":
+        if len(array) != 1:
+            raise InferenceFailed("postprocess", f"one channel of labels is expected, the output has {len(array)}")
+        return {value: np.ascontiguousarray(array[0] == value) for value in values}
+    if max(values) >= len(array):
+        raise InferenceFailed("postprocess", f"dicom.toml names channel {max(values)}, the output has {len(array)}")
+    return {value: np.ascontiguousarray(array[value] >= spec.output.threshold) for value in values}
+
+
+def measurements(spec: DicomSpec, segments: Mapping[str, Segment], volume: Volume) -> tuple[Measurement, ...]:
+    """Volumes by counting voxels of the source grid; none for a segment without a voxel."""
+    numbers = segment_numbers(spec)
+    return tuple(
+        Measurement(
+            name=item.name.code(),
+            value=float(np.count_nonzero(segments[item.segment].mask)) * volume.voxel_ml,
+            unit=item.unit.code(),
+            segment=numbers[item.segment],
+            method=item.method.code() if item.method else None,
+            derivation=item.derivation.code() if item.derivation else None,
+        )
+        for item in spec.measurement
+        if not segments[item.segment].empty
+    )
+
+
+def classifications(spec: DicomSpec, output: torch.Tensor) -> tuple[Classification, ...]:
+    """Decisions from a vector of scores."""
+    scores = [float(score) for score in output.flatten()]
+    found = []
+    for item in spec.classification:
+        if item.channel >= len(scores):
+            raise InferenceFailed("postprocess", f"dicom.toml names score {item.channel}, the output has {len(scores)}")
+        positive = scores[item.channel] >= item.threshold
+        value = (item.positive if positive else item.negative).code()
+        found.append(Classification(item.name.code(), item.label, value, scores[item.channel], item.threshold, positive))
+    return tuple(found)

@@ -1,0 +1,230 @@
+"""Predictor: a bundle made warm on one device, and run on volumes.
+
+The stages are MONAI's, found by the names in [run] of dicom.toml: preprocessing > inferer(network) >
+postprocessing. Results are brought to the grid of the source images. Only a worker's child process
+calls this: making a Predictor evaluates the bundle's configuration, which is code.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle.config_parser import ConfigParser
+from monai.data.meta_tensor import MetaTensor
+
+from models.bundle import Bundle
+from models.errors import BundleInvalid, InferenceFailed, ModelError, OutOfMemory
+from models.findings import Prediction, Timings
+from models.networks import Stopwatch, TimedNetwork, load_state
+from models.output import identity_of, read_output
+from models.reader import PLACEHOLDER, VolumeReader
+from models.spec import WeightSpec
+from models.suitability import check_volume
+from models.volume import ImageFile, Volume, read_volume
+from models.weights import resolve_weights
+
+LOADERS = frozenset({"LoadImage", "LoadImaged", "LoadImageD", "LoadImageDict"})
+SAVERS = frozenset({"SaveImage", "SaveImaged", "SaveImageD", "SaveImageDict"})
+
+
+class Predictor:
+    """A bundle on a device, loaded once and used for many volumes.
+
+    Parameters
+    ----------
+    bundle
+        As read by :func:`models.bundle.load_bundle`.
+    device
+        ``cpu`` or ``cuda:N``.
+    cache
+        Where fetched weights lie; the user's cache directory by default.
+    threads
+        Threads of a CPU network; torch's own choice by default.
+    expected_digest
+        The release digest that was recorded for this bundle. Another one is refused before anything runs.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: str = "cpu",
+        *,
+        cache: Path | None = None,
+        threads: int | None = None,
+        expected_digest: str | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.device = device
+        self.cache = cache
+        self.threads = threads
+        self.expected_digest = expected_digest
+        self._stages: _Stages | None = None
+
+    def load(self) -> float:
+        """Load networks and transforms; seconds it took, 0 when already warm."""
+        if self._stages is not None:
+            return 0.0
+        started = time.perf_counter()
+        if self.expected_digest is not None and self.bundle.digest != self.expected_digest:
+            raise BundleInvalid(f"bundle {self.bundle.name} has changed: its digest is not the recorded one")
+        _prepare_device(self.device, self.threads)
+        weights = resolve_weights(self.bundle, self.cache)
+        with _stage("load"):
+            self._stages = _Stages(self.bundle, self.device, weights)
+        return time.perf_counter() - started
+
+    def predict(self, volume: Volume) -> Prediction:
+        """Run on one volume.
+
+        Raises
+        ------
+        NotApplicable
+            The volume is not what the model is for.
+        InferenceFailed
+            A stage raised; OutOfMemory when the device was too small.
+        """
+        check_volume(self.bundle.dicom.geometry, volume)
+        load = self.load()
+        assert self._stages is not None
+        stages = self._stages
+        clock = time.perf_counter
+        stages.stopwatch.reset()
+        with torch.inference_mode():
+            started = clock()
+            with _stage("preprocess"):
+                data = stages.preprocess(volume)
+            prepared = clock()
+            with _stage("forward"):
+                stages.infer(data)
+            inferred = clock()
+            with _stage("postprocess"):
+                output = stages.postprocess(data)
+                segments, measurements, classifications = read_output(self.bundle.dicom, output, volume)
+        forward = stages.stopwatch.seconds
+        timings = Timings(load, (prepared - started) + (inferred - prepared - forward), forward, clock() - inferred)
+        return Prediction(
+            model=identity_of(self.bundle),
+            segments=segments,
+            measurements=measurements,
+            classifications=classifications,
+            sources=volume.sources,
+            frame_numbers=volume.frame_numbers,
+            device=self.device,
+            timings=timings,
+        )
+
+
+def run_model(bundle: Bundle, files: Sequence[ImageFile], device: str = "cpu", *, cache: Path | None = None) -> Prediction:
+    """Read images and run a bundle on them once."""
+    volume = read_volume(files, min_slices=bundle.dicom.geometry.min_slices)
+    return Predictor(bundle, device, cache=cache).predict(volume)
+
+
+class _Stages:
+    """The parts of a bundle, instantiated."""
+
+    def __init__(self, bundle: Bundle, device: str, weights: dict[str, Path]) -> None:
+        spec = bundle.dicom.run
+        self.image, self.prediction = spec.image, spec.prediction
+        self.device = torch.device(device)
+        self.stopwatch = Stopwatch()
+        self.reader = VolumeReader()
+        parser = ConfigParser(_served(bundle.inference), globals={"dicom_node_reader": self.reader})
+        parser.update({"bundle_root": str(bundle.root), "device": self.device, **spec.overrides})
+        if isinstance(bundle.inference.get("weights"), dict):
+            parser.update({f"weights::{Path(file).stem}": str(path) for file, path in weights.items()})
+        self.networks = [self._network(parser, name, _states(bundle, name), weights) for name in spec.networks]
+        self.inferer: Callable[..., Any] = parser.get_parsed_content(spec.inferer)
+        self.preprocessing: Callable[..., Any] = parser.get_parsed_content(spec.preprocessing)
+        self.postprocessing: Callable[..., Any] = parser.get_parsed_content(spec.postprocessing)
+
+    def _network(self, parser: ConfigParser, name: str, states: Sequence[WeightSpec], weights: dict[str, Path]) -> TimedNetwork:
+        network = parser.get_parsed_content(name)
+        if not isinstance(network, torch.nn.Module):
+            raise BundleInvalid(f"'{name}' of configs/inference.json is no network")
+        for weight in states:
+            load_state(network, weights[weight.file])
+        timed = TimedNetwork(network.to(self.device).eval(), self.stopwatch).eval()
+        parser.ref_resolver.resolved_content[name] = timed
+        return timed
+
+    def preprocess(self, volume: Volume) -> dict[str, Any]:
+        self.reader.volume = volume
+        try:
+            data: dict[str, Any] = self.preprocessing({self.image: PLACEHOLDER})
+        finally:
+            self.reader.volume = None
+        return data
+
+    def infer(self, data: dict[str, Any]) -> None:
+        image = data[self.image]
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
+        output = self.inferer(plain[None].to(self.device), self.networks[0])[0]
+        data[self.prediction] = MetaTensor(output, meta=copy.deepcopy(image.meta)) if isinstance(image, MetaTensor) else output
+
+    def postprocess(self, data: dict[str, Any]) -> torch.Tensor:
+        output = self.postprocessing(data)[self.prediction]
+        return output if isinstance(output, torch.Tensor) else torch.as_tensor(np.asarray(output))
+
+
+def _served(inference: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with images read from the volume and nothing written to files."""
+    config = copy.deepcopy(inference)
+    for component in _components(config):
+        target = str(component["_target_"]).rsplit(".", 1)[-1]
+        if target in LOADERS:
+            component["reader"] = "$dicom_node_reader"
+        elif target in SAVERS:
+            component["_disabled_"] = True
+    return config
+
+
+def _components(config: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield config
+        for value in config.values():
+            yield from _components(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _components(value)
+
+
+def _states(bundle: Bundle, network: str) -> list[WeightSpec]:
+    """The weight files that fill ``network``: those that say so, or, in a bundle whose configuration
+    places no weights itself, the ones that name no network, for the first."""
+    named = [weight for weight in bundle.dicom.weights if weight.into == network]
+    if "weights" in bundle.inference or network != bundle.dicom.run.networks[0]:
+        return named
+    return named or [weight for weight in bundle.dicom.weights if weight.into is None]
+
+
+def _prepare_device(device: str, threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise InferenceFailed("load", f"device {device} was asked for and torch sees no CUDA device")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except ModelError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(name, "the device has too little memory") from error
+    except Exception as error:  # a bundle is foreign code and raises anything
+        if "alloc" in str(error) and "memory" in str(error):
+            raise OutOfMemory(name, "the device has too little memory") from error
+        raise InferenceFailed(name, f"{type(error).__name__}: {str(error)[:300]}") from error

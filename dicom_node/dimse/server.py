@@ -49,6 +49,10 @@ class ServerSettings:
         Longest A-ASSOCIATE-RQ taken, in bytes.
     stall, idle
         Seconds of silence inside a message, and between messages.
+    send_deadline
+        Seconds that an answer may wait for a peer that does not read.
+    tls_context
+        Makes the context of a TLS port; called at the start.
     """
 
     host: str = "0.0.0.0"
@@ -61,6 +65,7 @@ class ServerSettings:
     request_pdu_cap: int = 1_048_576
     max_pdu: int = DEFAULT_MAX_PDU
     stall: float = 60.0
+    send_deadline: float = 30.0
     idle: float = 600.0
     backlog: int = 1024
     reuse_port: bool = False
@@ -219,7 +224,7 @@ class Server:
             sock.settimeout(max(arrival.deadline - time.monotonic(), 0.01))
             sock = arrival.sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             sock.do_handshake()
-        return Connection(sock, max_pdu=settings.max_pdu, stall=settings.stall, idle=settings.idle)
+        return Connection(sock, max_pdu=settings.max_pdu, stall=settings.stall, idle=settings.idle, send_deadline=settings.send_deadline)
 
     def _negotiate(self, key: str, arrival: Arrival, connection: Connection) -> Acceptor | None:
         """Answer the request; None where it was rejected."""

@@ -235,12 +235,34 @@ association = Table(
     Column("stored", Integer, nullable=False, server_default="0"),
 )
 
+Index(
+    "ix_association_open",
+    association.c.process,
+    sqlite_where=text("closed_at IS NULL"),
+    postgresql_where=text("closed_at IS NULL"),
+)
+
 association_study = Table(
     "association_study",
     metadata,
     Column("association_id", Text, ForeignKey("association.id", ondelete="CASCADE"), primary_key=True),
     Column("study_uid", Text, primary_key=True, index=True),
     Column("last_at", Float, nullable=False),
+)
+
+completion = Table(
+    "completion",
+    metadata,
+    # One row each time a study completes. `study` keeps the last one; here is the history, and what the frozen input set was.
+    _pk(),
+    Column("study_uid", Text, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("instances", Integer, nullable=False),
+    Column("input_digest", String(64), nullable=False),  # BLAKE3 over the sorted UIDs and digests of the received instances
+    Column("held", Text),  # why no route job was queued, else NULL
+    UniqueConstraint("study_uid", "revision"),
 )
 
 job = Table(
@@ -265,7 +287,21 @@ job = Table(
     Column("updated_at", Float, nullable=False),
     Column("finished_at", Float),
 )
-Index("ix_job_claim", job.c.state, job.c.queue, job.c.priority.desc(), job.c.not_before)
+Index(
+    "ix_job_due",
+    job.c.queue,
+    job.c.priority.desc(),
+    job.c.not_before,
+    job.c.pk,
+    sqlite_where=text("state = 'SCHEDULED'"),
+    postgresql_where=text("state = 'SCHEDULED'"),
+)
+Index(
+    "ix_job_lease",
+    job.c.lease_until,
+    sqlite_where=text("state = 'IN_PROGRESS'"),
+    postgresql_where=text("state = 'IN_PROGRESS'"),
+)
 Index(
     "uq_job_live",
     job.c.dedupe_key,
@@ -327,6 +363,7 @@ run = Table(
     Column("findings", JSON),  # measurements and classifications as shown to people
     Column("predecessor_pk", Big, ForeignKey("run.pk")),
     Column("delivered", Boolean, nullable=False, server_default=text("true")),  # false: superseded while running, kept but not sent
+    Column("job_pk", Big),
 )
 
 delivery = Table(

@@ -1,0 +1,72 @@
+"""Open associations as leased rows: what tells completion that somebody is still sending.
+
+A process renews the leases of all its associations with one statement; an association whose process died counts as closed when its
+lease has run out.
+"""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import ColumnElement, and_, insert, update
+
+from storage.database import Database
+from storage.schema import association
+
+LEASE_SECONDS = 30.0
+
+
+def open_association(
+    database: Database,
+    association_id: str,
+    process: str,
+    calling_ae: str,
+    called_ae: str,
+    address: str,
+    lease_s: float = LEASE_SECONDS,
+    *,
+    now: float | None = None,
+) -> None:
+    """Record that an association was accepted. Its row must exist before its first instance is committed."""
+    at = time.time() if now is None else now
+    values = {"id": association_id, "process": process, "calling_ae": calling_ae, "called_ae": called_ae, "address": address}
+    with database.begin() as connection:
+        connection.execute(insert(association).values(**values, opened_at=at, lease_until=at + lease_s))
+
+
+def touch(database: Database, process: str, lease_s: float = LEASE_SECONDS, *, now: float | None = None) -> int:
+    """Renew the leases of all open associations of a process (its heartbeat).
+
+    Returns
+    -------
+    int
+        How many associations of the process are open.
+    """
+    at = time.time() if now is None else now
+    with database.begin() as connection:
+        renewal = update(association).where(association.c.process == process, association.c.closed_at.is_(None))
+        return connection.execute(renewal.values(lease_until=at + lease_s)).rowcount
+
+
+def close(database: Database, association_id: str, ended: str, stored: int, *, now: float | None = None) -> None:
+    """Record how an association ended (``released``, ``aborted``, ``lost``, ``shutdown``) and how many instances it stored.
+
+    An association that had already counted as lost is corrected.
+    """
+    at = time.time() if now is None else now
+    with database.begin() as connection:
+        row = update(association).where(association.c.id == association_id)
+        connection.execute(row.values(closed_at=at, ended=ended, stored=stored))
+
+
+def expire(database: Database, *, now: float | None = None) -> int:
+    """Close, as ``lost``, every association whose lease has run out; the number of them."""
+    at = time.time() if now is None else now
+    with database.begin() as connection:
+        dead = update(association).where(association.c.closed_at.is_(None), association.c.lease_until <= at)
+        return connection.execute(dead.values(closed_at=at, ended="lost")).rowcount
+
+
+def is_open(now: float) -> ColumnElement[bool]:
+    """Condition: the association is open and its process is alive."""
+    return and_(association.c.closed_at.is_(None), association.c.lease_until > now)

@@ -1,0 +1,109 @@
+"""Deliveries: which instances go to which peer, and what the peer answered for each. One queue per peer, ``deliver:<peer>``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, exists, insert, select, update
+
+from storage.errors import NotFound
+from storage.jobs import JobQueue, JobSpec
+from storage.records import DeliveryInstanceRecord, DeliveryRecord, from_row
+from storage.schema import delivery, delivery_instance, job
+from storage.statements import insert_new
+
+# Of an instance: SCHEDULED (still to be sent), ACCEPTED, REFUSED (for good), NOT_OFFERED (the peer's profile takes no such object).
+ANSWERED = frozenset({"ACCEPTED", "REFUSED", "NOT_OFFERED"})
+
+
+def create_delivery(
+    connection: Connection,
+    run_pk: int | None,
+    study_uid: str,
+    peer: str,
+    sop_uids: Sequence[str],
+    queue: JobQueue,
+    *,
+    priority: int = 0,
+    max_attempts: int = 20,
+    now: float | None = None,
+) -> int | None:
+    """Record a delivery and enqueue its job (payload ``delivery_pk``), in the caller's transaction.
+
+    Returns
+    -------
+    int or None
+        The delivery's key; None when this run already has a delivery to this peer.
+    """
+    at = time.time() if now is None else now
+    values = {"run_pk": run_pk, "study_uid": study_uid, "peer": peer, "created_at": at}
+    pk: int | None = connection.scalar(insert_new(connection, delivery).values(**values).returning(delivery.c.pk))
+    if pk is None:
+        return None
+    if sop_uids:
+        connection.execute(insert(delivery_instance), [{"delivery_pk": pk, "sop_uid": uid} for uid in dict.fromkeys(sop_uids)])
+    work = JobSpec(
+        kind="deliver", queue=f"deliver:{peer}", dedupe_key=f"deliver:{pk}", payload={"delivery_pk": pk},
+        study_uid=study_uid, priority=priority, max_attempts=max_attempts,
+    )  # fmt: skip
+    connection.execute(update(delivery).where(delivery.c.pk == pk).values(job_pk=queue.enqueue(connection, work)))
+    return pk
+
+
+def get_delivery(connection: Connection, pk: int) -> DeliveryRecord:
+    """Read a delivery; NotFound where there is none."""
+    row = connection.execute(select(delivery).where(delivery.c.pk == pk)).one_or_none()
+    if row is None:
+        raise NotFound(f"no delivery {pk}")
+    return from_row(DeliveryRecord, row)
+
+
+def instances_of(connection: Connection, pk: int, *, pending: bool = False) -> list[DeliveryInstanceRecord]:
+    """Read a delivery's instances; with ``pending`` only those without a final answer."""
+    query = select(delivery_instance).where(delivery_instance.c.delivery_pk == pk).order_by(delivery_instance.c.sop_uid)
+    if pending:
+        query = query.where(delivery_instance.c.state == "SCHEDULED")
+    return [from_row(DeliveryInstanceRecord, row) for row in connection.execute(query)]
+
+
+def record_instance_status(
+    connection: Connection,
+    delivery_pk: int,
+    sop_uid: str,
+    state: str,
+    *,
+    status: int | None = None,
+    comment: str | None = None,
+    now: float | None = None,
+) -> None:
+    """Keep a peer's answer for one instance. ``state`` SCHEDULED means: to be sent again. An accepted one stays accepted."""
+    at = time.time() if now is None else now
+    row = update(delivery_instance).where(delivery_instance.c.delivery_pk == delivery_pk, delivery_instance.c.sop_uid == sop_uid)
+    values = {"state": state, "status": status, "comment": comment, "answered_at": at}
+    connection.execute(row.where(delivery_instance.c.state != "ACCEPTED").values(**values, attempts=delivery_instance.c.attempts + 1))
+
+
+def finish(connection: Connection, pk: int, state: str, detail: str = "", *, now: float | None = None) -> None:
+    """End a delivery: DELIVERED (every instance that the peer takes was accepted), FAILED or CANCELED."""
+    at = time.time() if now is None else now
+    connection.execute(update(delivery).where(delivery.c.pk == pk).values(state=state, detail=detail, finished_at=at))
+
+
+def reopen_delivery(connection: Connection, pk: int) -> None:
+    """Put an ended delivery back to be tried again (its job was requeued); what was refused is offered anew."""
+    connection.execute(update(delivery).where(delivery.c.pk == pk).values(state="SCHEDULED", detail=None, finished_at=None))
+    refused = update(delivery_instance).where(delivery_instance.c.delivery_pk == pk, delivery_instance.c.state == "REFUSED")
+    connection.execute(refused.values(state="SCHEDULED"))
+
+
+def settle(connection: Connection, *, now: float | None = None) -> int:
+    """End the deliveries whose job has ended without them (its attempts are spent, or a person canceled it)."""
+    at = time.time() if now is None else now
+    settled = 0
+    for state in ("FAILED", "CANCELED"):
+        ended = exists().where(job.c.pk == delivery.c.job_pk, job.c.state == state)
+        error = select(job.c.error).where(job.c.pk == delivery.c.job_pk).scalar_subquery()
+        change = update(delivery).where(delivery.c.state == "SCHEDULED", ended).values(state=state, detail=error, finished_at=at)
+        settled += connection.execute(change).rowcount
+    return settled

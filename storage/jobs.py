@@ -1,0 +1,348 @@
+"""The durable job queue, one table beside the index.
+
+    SCHEDULED --claim--> IN_PROGRESS --complete--> COMPLETED
+       ^  \\--cancel--> CANCELED  |\\--fatal or attempts spent--> FAILED --requeue--> SCHEDULED
+       \\--- retry, release or lease expired ---/
+
+Work is enqueued in the transaction of the fact that caused it. A claim hands out a new Transaction UID, the fencing token: whatever the
+holder of an older one tries to write rolls back with StaleToken. Every transition adds a ``job_event`` row in its own transaction.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, case, exists, insert, literal, or_, select, update
+
+from storage.database import Database
+from storage.errors import NotFound, StaleToken
+from storage.records import JobEventRecord, JobRecord, from_row
+from storage.schema import job, job_event
+from storage.statements import insert_new
+
+
+class JobState(Enum):
+    SCHEDULED = "SCHEDULED"
+    IN_PROGRESS = "IN_PROGRESS"
+    COMPLETED = "COMPLETED"
+    CANCELED = "CANCELED"
+    FAILED = "FAILED"
+
+    @property
+    def final(self) -> bool:
+        return self not in (JobState.SCHEDULED, JobState.IN_PROGRESS)
+
+
+LIVE = tuple(state.value for state in JobState if not state.final)
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Seconds to wait before an attempt: ``base * factor ** (attempt - 1)`` up to ``cap``, shortened by a random part up to ``jitter``."""
+
+    base: float = 5.0
+    factor: float = 2.0
+    cap: float = 900.0
+    jitter: float = 0.5
+    random: Callable[[], float] = random.random
+
+    def delay(self, attempt: int) -> float:
+        exponent = max(0, min(attempt - 1, 64))
+        return float(min(self.cap, self.base * self.factor**exponent)) * (1.0 - self.jitter * self.random())
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """A job to be queued. While one with the same ``dedupe_key`` is scheduled or running, another is not queued."""
+
+    kind: str
+    queue: str
+    dedupe_key: str
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    study_uid: str | None = None
+    priority: int = 0
+    max_attempts: int = 5
+    not_before: float | None = None
+
+
+@dataclass(frozen=True)
+class ClaimedJob:
+    """A job in a worker's hands until ``lease_until``; ``transaction_uid`` proves it."""
+
+    pk: int
+    kind: str
+    queue: str
+    payload: dict[str, Any]
+    study_uid: str | None
+    attempts: int
+    max_attempts: int
+    transaction_uid: str
+    lease_until: float
+    worker: str
+
+
+def new_transaction_uid() -> str:
+    """A UID derived from a UUID (PS3.5 B.2)."""
+    return f"2.25.{uuid.uuid4().int}"
+
+
+class JobQueue:
+    """The only place where a job changes state. Safe for any number of threads, processes and machines."""
+
+    def __init__(
+        self, database: Database, *, clock: Callable[[], float] = time.time, backoff: Backoff | None = None, lease: float = 30.0
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._backoff = backoff or Backoff()
+        self.lease = lease
+
+    # --- enqueue
+
+    def enqueue(self, connection: Connection, spec: JobSpec) -> int | None:
+        """Queue a job in the caller's transaction.
+
+        Returns
+        -------
+        int or None
+            The job's key; None when a live job has the same dedupe key.
+        """
+        now = self._clock()
+        values = {
+            "kind": spec.kind,
+            "queue": spec.queue,
+            "dedupe_key": spec.dedupe_key,
+            "payload": dict(spec.payload),
+            "study_uid": spec.study_uid,
+            "priority": spec.priority,
+            "max_attempts": spec.max_attempts,
+            "not_before": now if spec.not_before is None else spec.not_before,
+            "created_at": now,
+            "updated_at": now,
+        }
+        pk: int | None = connection.scalar(insert_new(connection, job).values(**values).returning(job.c.pk))
+        if pk is not None:
+            self._event(connection, pk, JobState.SCHEDULED, "enqueued")
+        return pk
+
+    # --- the worker's side
+
+    def claim(self, queues: Sequence[str], worker: str) -> ClaimedJob | None:
+        """Take the most urgent due job of ``queues`` (exact names, or a prefix as ``deliver:*``); None when nothing is due."""
+        now = self._clock()
+        due = and_(job.c.state == JobState.SCHEDULED.value, job.c.not_before <= now, _in_queues(queues))
+        if self._database.dialect == "sqlite":
+            # A write transaction holds up every other writer: an idle worker only looks.
+            with self._database.read() as connection:
+                if connection.scalar(select(job.c.pk).where(due).limit(1)) is None:
+                    return None
+        order = (job.c.priority.desc(), job.c.not_before, job.c.pk)
+        chosen = select(job.c.pk).where(due).order_by(*order).limit(1).with_for_update(skip_locked=True).scalar_subquery()
+        claim = (
+            update(job)
+            .where(job.c.pk == chosen, job.c.state == JobState.SCHEDULED.value)
+            .values(
+                state=JobState.IN_PROGRESS.value,
+                attempts=job.c.attempts + 1,
+                lease_until=now + self.lease,
+                transaction_uid=new_transaction_uid(),
+                worker=worker,
+                updated_at=now,
+            )
+            .returning(*(job.c[name] for name in ClaimedJob.__dataclass_fields__))
+        )
+        with self._database.begin() as connection:
+            row = connection.execute(claim).one_or_none()
+            if row is None:
+                return None
+            self._event(connection, row.pk, JobState.IN_PROGRESS, f"attempt {row.attempts} of {row.max_attempts}", worker)
+        return from_row(ClaimedJob, row)
+
+    def extend(self, claimed: ClaimedJob) -> None:
+        """Renew the lease (the heartbeat). Raises StaleToken when the job is no longer the caller's: stop working on it."""
+        with self._database.begin() as connection:
+            renewal = update(job).where(_held(claimed)).values(lease_until=self._clock() + self.lease)
+            if connection.execute(renewal).rowcount != 1:
+                raise StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
+
+    def fence(self, connection: Connection, claimed: ClaimedJob) -> None:
+        """Hold the job's row to the end of the caller's transaction, or raise StaleToken when another worker has it."""
+        if connection.scalar(select(job.c.pk).where(_held(claimed)).with_for_update()) is None:
+            raise StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
+
+    def complete(self, connection: Connection, claimed: ClaimedJob, detail: str = "") -> None:
+        """Finish the job in the caller's transaction, beside what it brought about; StaleToken rolls both back."""
+        self._leave(connection, claimed, JobState.COMPLETED, detail, finished_at=self._clock(), error=None)
+
+    def retry(
+        self,
+        claimed: ClaimedJob,
+        error: str,
+        *,
+        delay: float | None = None,
+        count_attempt: bool = True,
+        connection: Connection | None = None,
+    ) -> JobState:
+        """Put the job back for a later attempt, or fail it when its attempts are spent. The wait is the backoff's unless ``delay`` says."""
+        if count_attempt and claimed.attempts >= claimed.max_attempts:
+            self.fail(claimed, f"attempts spent: {error}", connection=connection)
+            return JobState.FAILED
+        wait = self._backoff.delay(claimed.attempts) if delay is None else delay
+        attempts = claimed.attempts if count_attempt else claimed.attempts - 1
+        with self._transaction(connection) as transaction:
+            values = {"not_before": self._clock() + wait, "attempts": attempts, "error": error, "worker": None, "lease_until": None}
+            self._leave(transaction, claimed, JobState.SCHEDULED, f"again in {wait:.0f} s: {error}", **values)
+        return JobState.SCHEDULED
+
+    def fail(self, claimed: ClaimedJob, error: str, *, connection: Connection | None = None) -> None:
+        """End the job for good: another attempt could not succeed."""
+        with self._transaction(connection) as transaction:
+            self._leave(transaction, claimed, JobState.FAILED, error, finished_at=self._clock(), error=error)
+
+    def release(self, claimed: ClaimedJob, why: str) -> None:
+        """Give the job back untouched (a worker shuts down): due at once, the attempt not counted."""
+        with self._database.begin() as connection:
+            values = {"not_before": self._clock(), "attempts": claimed.attempts - 1, "worker": None, "lease_until": None}
+            self._leave(connection, claimed, JobState.SCHEDULED, f"released: {why}", **values)
+
+    # --- anybody's side
+
+    def reclaim(self) -> int:
+        """Free every job whose lease has expired: scheduled again, or failed when its attempts are spent. Any process may do it."""
+        now = self._clock()
+        spent = job.c.attempts >= job.c.max_attempts
+        dead = and_(job.c.state == JobState.IN_PROGRESS.value, job.c.lease_until < now)
+        locked = select(job.c.pk).where(dead).with_for_update(skip_locked=True)
+        free = (
+            update(job)
+            .where(job.c.pk.in_(locked), dead)
+            .values(
+                state=case((spent, JobState.FAILED.value), else_=JobState.SCHEDULED.value),
+                error=case((spent, "attempts spent: the worker's lease expired"), else_="the worker's lease expired"),
+                finished_at=case((spent, literal(now)), else_=None),
+                not_before=now,
+                lease_until=None,
+                transaction_uid=None,
+                updated_at=now,
+            )
+            .returning(job.c.pk, job.c.state, job.c.error, job.c.worker)
+        )
+        if self._database.dialect == "sqlite":
+            with self._database.read() as connection:
+                if connection.scalar(select(job.c.pk).where(dead).limit(1)) is None:
+                    return 0
+        with self._database.begin() as connection:
+            rows = connection.execute(free).all()
+            for row in rows:
+                self._event(connection, row.pk, JobState(row.state), row.error, row.worker)
+        return len(rows)
+
+    def cancel(self, pk: int, why: str, *, running: bool = False, connection: Connection | None = None) -> bool:
+        """Cancel a job that waits; with ``running`` also one in a worker's hands, whose result is then refused.
+
+        Returns
+        -------
+        bool
+            False when there was nothing to cancel.
+        """
+        states = LIVE if running else (JobState.SCHEDULED.value,)
+        now = self._clock()
+        values = {"state": JobState.CANCELED.value, "error": why, "finished_at": now, "updated_at": now, "transaction_uid": None}
+        with self._transaction(connection) as transaction:
+            statement = update(job).where(job.c.pk == pk, job.c.state.in_(states)).values(**values, lease_until=None)
+            if transaction.execute(statement).rowcount != 1:
+                return False
+            self._event(transaction, pk, JobState.CANCELED, why)
+        return True
+
+    def requeue(self, pk: int, why: str) -> bool:
+        """Give a failed or canceled job a new set of attempts; False when it is neither, or a live job does the same work already."""
+        now = self._clock()
+        twin = job.alias("twin")
+        live = exists().where(twin.c.dedupe_key == job.c.dedupe_key, twin.c.state.in_(LIVE))
+        again = (
+            update(job)
+            .where(job.c.pk == pk, job.c.state.in_([JobState.FAILED.value, JobState.CANCELED.value]), ~live)
+            .values(
+                state=JobState.SCHEDULED.value,
+                attempts=0,
+                not_before=now,
+                lease_until=None,
+                transaction_uid=None,
+                worker=None,
+                finished_at=None,
+                updated_at=now,
+            )
+        )
+        with self._database.begin() as connection:
+            if connection.execute(again).rowcount != 1:
+                return False
+            self._event(connection, pk, JobState.SCHEDULED, f"requeued: {why}")
+        return True
+
+    def get(self, pk: int) -> JobRecord:
+        """Read one job; NotFound where there is none."""
+        with self._database.read() as connection:
+            row = connection.execute(select(job).where(job.c.pk == pk)).one_or_none()
+        if row is None:
+            raise NotFound(f"no job {pk}")
+        return from_row(JobRecord, row)
+
+    def list(
+        self, *, state: JobState | None = None, kind: str | None = None, study_uid: str | None = None, limit: int = 100
+    ) -> Sequence[JobRecord]:
+        """Read the newest jobs, newest first."""
+        query = select(job).order_by(job.c.pk.desc()).limit(limit)
+        if state is not None:
+            query = query.where(job.c.state == state.value)
+        if kind is not None:
+            query = query.where(job.c.kind == kind)
+        if study_uid is not None:
+            query = query.where(job.c.study_uid == study_uid)
+        with self._database.read() as connection:
+            return [from_row(JobRecord, row) for row in connection.execute(query)]
+
+    def events(self, pk: int) -> Sequence[JobEventRecord]:
+        """Read what happened to a job, oldest first."""
+        with self._database.read() as connection:
+            query = select(job_event).where(job_event.c.job_pk == pk).order_by(job_event.c.pk)
+            return [from_row(JobEventRecord, row) for row in connection.execute(query)]
+
+    # --- inside
+
+    def _transaction(self, connection: Connection | None) -> AbstractContextManager[Connection]:
+        return self._database.begin() if connection is None else nullcontext(connection)
+
+    def _leave(self, connection: Connection, claimed: ClaimedJob, state: JobState, detail: str, **values: Any) -> None:
+        statement = update(job).where(_held(claimed)).values(state=state.value, updated_at=self._clock(), **values)
+        if connection.execute(statement).rowcount != 1:
+            raise StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
+        self._event(connection, claimed.pk, state, detail, claimed.worker)
+
+    def _event(self, connection: Connection, pk: int, state: JobState, detail: str | None, worker: str | None = None) -> None:
+        values = {"job_pk": pk, "at": self._clock(), "state": state.value, "worker": worker, "detail": detail}
+        connection.execute(insert(job_event).values(**values))
+
+
+def _held(claimed: ClaimedJob) -> ColumnElement[bool]:
+    """The fencing condition: the row is running under this claim's own Transaction UID."""
+    return and_(
+        job.c.pk == claimed.pk, job.c.state == JobState.IN_PROGRESS.value, job.c.transaction_uid == claimed.transaction_uid
+    )
+
+
+def _in_queues(queues: Sequence[str]) -> ColumnElement[bool]:
+    exact = [name for name in queues if not name.endswith("*")]
+    conditions: list[ColumnElement[bool]] = [job.c.queue.in_(exact)] if exact else []
+    for prefix in (name[:-1] for name in queues if name.endswith("*")):
+        conditions.append(job.c.queue.startswith(prefix, autoescape=True))
+    if not conditions:
+        raise ValueError("claim: name at least one queue")
+    return or_(*conditions)

@@ -1,0 +1,237 @@
+"""Runs: one model on one frozen input set, an immutable record once finished. The run key is unique over all runs, finished ones too.
+
+    SCHEDULED > IN_PROGRESS > COMPLETED | NOT_APPLICABLE | FAILED | CANCELED
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import blake3
+from sqlalchemy import Connection, and_, exists, insert, select, update
+
+from storage import audit
+from storage.errors import NotFound
+from storage.jobs import JobQueue, JobSpec
+from storage.records import RunRecord, from_row
+from storage.schema import job, run, selection
+from storage.statements import insert_new
+
+WAITING = ("SCHEDULED", "IN_PROGRESS")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run is to do. ``input_set`` holds (SOP Instance UID, digest) of the selected series' instances, in any order."""
+
+    study_uid: str
+    study_revision: int
+    series_uids: Sequence[str]
+    input_set: Sequence[tuple[str, str]]
+    rule: str
+    bundle: str
+    bundle_version: str
+    release_digest: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    deliver_to: Sequence[str] = ()
+    predecessor_pk: int | None = None
+    run_key: str = ""  # left empty: derived from the above
+
+    @property
+    def key(self) -> str:
+        return self.run_key or run_key(self.input_set, self.release_digest, self.parameters)
+
+
+@dataclass(frozen=True)
+class SelectionSpec:
+    """Whether a series goes to a bundle, and why (not)."""
+
+    rule: str
+    bundle: str
+    series_uid: str
+    chosen: bool
+    reason: str
+
+
+def run_key(input_set: Sequence[tuple[str, str]], release_digest: str, parameters: Mapping[str, Any]) -> str:
+    """Hash UIDs and digests of the input, the release and its parameters; the order of the instances does not matter."""
+    parts = [sorted([uid, digest] for uid, digest in input_set), release_digest, dict(parameters)]
+    return blake3.blake3(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def create_run(
+    connection: Connection,
+    spec: RunSpec,
+    *,
+    queue: JobQueue | None = None,
+    job_queue: str = "infer",
+    priority: int = 0,
+    max_attempts: int = 3,
+    now: float | None = None,
+) -> int | None:
+    """Record a run, and with ``queue`` enqueue its ``infer`` job (payload ``run_pk``), in the caller's transaction.
+
+    Returns
+    -------
+    int or None
+        The run's key; None when this model has had this very input set before.
+    """
+    at = time.time() if now is None else now
+    values = {
+        "run_key": spec.key,
+        "study_uid": spec.study_uid,
+        "study_revision": spec.study_revision,
+        "series_uids": list(spec.series_uids),
+        "input_set": [list(pair) for pair in spec.input_set],
+        "rule": spec.rule,
+        "bundle": spec.bundle,
+        "bundle_version": spec.bundle_version,
+        "release_digest": spec.release_digest,
+        "parameters": dict(spec.parameters),
+        "deliver_to": list(spec.deliver_to),
+        "predecessor_pk": spec.predecessor_pk,
+        "created_at": at,
+    }
+    pk: int | None = connection.scalar(insert_new(connection, run).values(**values).returning(run.c.pk))
+    if pk is not None and queue is not None:
+        work = JobSpec(
+            kind="infer", queue=job_queue, dedupe_key=f"infer:{spec.key}", payload={"run_pk": pk, "run_key": spec.key},
+            study_uid=spec.study_uid, priority=priority, max_attempts=max_attempts,
+        )  # fmt: skip
+        connection.execute(update(run).where(run.c.pk == pk).values(job_pk=queue.enqueue(connection, work)))
+    return pk
+
+
+def record_selection(
+    connection: Connection, study_uid: str, study_revision: int, selections: Sequence[SelectionSpec], *, now: float | None = None
+) -> None:
+    """Keep which series was chosen for which bundle and why the others were not."""
+    at = time.time() if now is None else now
+    rows = [
+        {"study_uid": study_uid, "study_revision": study_revision, "rule": each.rule, "bundle": each.bundle,
+         "series_uid": each.series_uid, "chosen": each.chosen, "reason": each.reason, "at": at}
+        for each in selections
+    ]  # fmt: skip
+    if rows:
+        connection.execute(insert(selection), rows)
+
+
+def get_run(connection: Connection, pk: int) -> RunRecord:
+    """Read a run by its key; NotFound where there is none."""
+    row = connection.execute(select(run).where(run.c.pk == pk)).one_or_none()
+    if row is None:
+        raise NotFound(f"no run {pk}")
+    return from_row(RunRecord, row)
+
+
+def find_run(connection: Connection, key: str) -> RunRecord | None:
+    """Read the run with a run key, finished or not."""
+    row = connection.execute(select(run).where(run.c.run_key == key)).one_or_none()
+    return None if row is None else from_row(RunRecord, row)
+
+
+def predecessor(connection: Connection, study_uid: str, bundle: str, *, before: int | None = None) -> RunRecord | None:
+    """Find the newest completed run of a bundle on a study (of a revision below ``before``): what a rerun supersedes."""
+    query = select(run).where(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.state == "COMPLETED")
+    if before is not None:
+        query = query.where(run.c.study_revision < before)
+    row = connection.execute(query.order_by(run.c.study_revision.desc(), run.c.pk.desc()).limit(1)).one_or_none()
+    return None if row is None else from_row(RunRecord, row)
+
+
+def start_run(connection: Connection, pk: int, device: str, *, now: float | None = None) -> RunRecord | None:
+    """Mark a run as begun. None when it has ended meanwhile (canceled by a newer revision): there is nothing to do.
+
+    ``started_at`` is that of the first attempt, so that every attempt encodes the same times.
+    """
+    at = time.time() if now is None else now
+    row = connection.execute(select(run).where(run.c.pk == pk, run.c.state.in_(WAITING)).with_for_update()).one_or_none()
+    if row is None:
+        return None
+    started = at if row.started_at is None else row.started_at
+    change = update(run).where(run.c.pk == pk).values(state="IN_PROGRESS", device=device, started_at=started).returning(run)
+    return from_row(RunRecord, connection.execute(change).one())
+
+
+def complete_run(
+    connection: Connection,
+    pk: int,
+    *,
+    device: str,
+    timings: Mapping[str, float],
+    findings: Any,
+    now: float | None = None,
+) -> RunRecord:
+    """Finish a run, in the transaction that stores its objects. The returned record says whether it is still to be delivered."""
+    return _finish(connection, pk, "COMPLETED", now, device=device, timings=dict(timings), findings=findings)
+
+
+def not_applicable(connection: Connection, pk: int, reason: str, *, findings: Any = None, now: float | None = None) -> RunRecord:
+    """End a run whose model does not apply to its input."""
+    return _finish(connection, pk, "NOT_APPLICABLE", now, reason=reason, findings=findings)
+
+
+def fail_run(connection: Connection, pk: int, reason: str, *, now: float | None = None) -> RunRecord:
+    """End a run that could not be carried out."""
+    return _finish(connection, pk, "FAILED", now, reason=reason)
+
+
+def cancel_run(connection: Connection, pk: int, reason: str, *, now: float | None = None) -> RunRecord:
+    """End a run that is no longer wanted."""
+    return _finish(connection, pk, "CANCELED", now, reason=reason)
+
+
+def reopen_run(connection: Connection, pk: int) -> None:
+    """Put a failed or canceled run back to be tried again (its job was requeued)."""
+    ended = and_(run.c.pk == pk, run.c.state.in_(["FAILED", "CANCELED"]))
+    connection.execute(update(run).where(ended).values(state="SCHEDULED", reason=None, finished_at=None, delivered=True))
+
+
+def _finish(connection: Connection, pk: int, state: str, now: float | None, **values: Any) -> RunRecord:
+    at = time.time() if now is None else now
+    change = update(run).where(run.c.pk == pk, run.c.state.in_(WAITING)).values(state=state, finished_at=at, **values).returning(run)
+    row = connection.execute(change).one_or_none()
+    if row is None:
+        raise NotFound(f"run {pk} is not waiting or running")
+    return from_row(RunRecord, row)
+
+
+def cancel_older(
+    connection: Connection, queue: JobQueue, study_uid: str, revision: int, bundle: str, *, actor: str = "routing", now: float | None = None
+) -> list[int]:
+    """Make way for a run on a newer revision of a study: older ones that wait are canceled, running ones finish but are not delivered.
+
+    Returns
+    -------
+    list of int
+        The runs that were canceled.
+    """
+    at = time.time() if now is None else now
+    why = f"superseded by revision {revision} of the study"
+    older = and_(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.study_revision < revision, run.c.state.in_(WAITING))
+    canceled = []
+    for row in connection.execute(select(run.c.pk, run.c.job_pk).where(older).order_by(run.c.pk).with_for_update()).all():
+        if row.job_pk is None or queue.cancel(row.job_pk, why, connection=connection):
+            cancel_run(connection, row.pk, why, now=at)
+            canceled.append(row.pk)
+        else:
+            connection.execute(update(run).where(run.c.pk == row.pk).values(delivered=False, reason=why))
+        detail = {"run": row.pk, "bundle": bundle, "by_revision": revision, "canceled": row.pk in canceled}
+        audit.record(connection, "run.superseded", actor=actor, study_uid=study_uid, detail=detail, at=at)
+    return canceled
+
+
+def settle(connection: Connection, *, now: float | None = None) -> int:
+    """End the runs whose job has ended without them (its worker died at the last attempt, or a person canceled it)."""
+    at = time.time() if now is None else now
+    settled = 0
+    for state in ("FAILED", "CANCELED"):
+        ended = exists().where(job.c.pk == run.c.job_pk, job.c.state == state)
+        error = select(job.c.error).where(job.c.pk == run.c.job_pk).scalar_subquery()
+        change = update(run).where(run.c.state.in_(WAITING), ended).values(state=state, reason=error, finished_at=at)
+        settled += connection.execute(change).rowcount
+    return settled

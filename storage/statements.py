@@ -1,0 +1,25 @@
+"""The few statements whose spelling differs between SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Insert, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+
+def insert_new(connection: Connection, table: Table) -> Insert:
+    """INSERT that leaves an existing row alone: with RETURNING, no row comes back for one that was already there."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sqlite.insert(table).on_conflict_do_nothing()
+
+
+def insert_or_update(
+    connection: Connection, table: Table, keys: Sequence[str], values: Mapping[str, Any], update: Mapping[str, ColumnElement[Any] | Any]
+) -> Insert:
+    """INSERT ``values``; where ``keys`` already have a row, change that row by ``update``."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table).values(**values).on_conflict_do_update(index_elements=list(keys), set_=dict(update))
+    return sqlite.insert(table).values(**values).on_conflict_do_update(index_elements=list(keys), set_=dict(update))

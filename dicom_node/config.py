@@ -1,0 +1,314 @@
+"""One TOML file, read once into frozen models. A wrong key or value is refused with its name, what stands there, and the way out.
+
+    [node] [dimse] [dimse.tls] [web] [database] [archive] [study] [delivery] [executor] [log]   one class each, below
+    [[peer]]   Peer          [[rule]]   Rule
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dicom_node.config_errors import describe
+from dicom_node.config_values import AeTitle, Duration, Name, Port, Secret, Size
+from dicom_node.errors import ConfigurationError
+
+ENVIRONMENT = "DICOM_NODE_CONFIG"
+DEFAULT_FILE = "dicom-node.toml"
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
+
+MatchValue = str | int | float | tuple[str | int | float, ...]
+Matching = dict[str, MatchValue]
+Kind = Literal["SEG", "SR"]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class NodeTable(Table):
+    """Who this node is and where its data lie. ``bundles`` are further folders with model bundles, before the shipped ones."""
+
+    ae_title: AeTitle = "DICOM_NODE"
+    data_dir: Path = Path("dicom-node-data")
+    bundles: tuple[Path, ...] = ()
+    weights: Path | None = None
+
+
+class TlsTable(Table):
+    """A server certificate; with ``ca`` callers must show one that it signed."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+
+
+class DimseTable(Table):
+    """The receiver: where it listens, whom it lets in, and its limits."""
+
+    host: str = "0.0.0.0"
+    port: Port = 11112
+    receivers: Annotated[int, Field(ge=1, le=64)] = 1
+    check_called_ae_title: bool = True
+    unknown_peers: Literal["refuse", "echo", "store"] = "echo"
+    max_associations: Annotated[int, Field(ge=1)] = 256
+    max_associations_per_address: Annotated[int, Field(ge=1)] = 128
+    max_pending: Annotated[int, Field(ge=1)] = 512
+    association_deadline: Duration = 10.0
+    idle_timeout: Duration = 600.0
+    stall_timeout: Duration = 60.0
+    send_timeout: Duration = 30.0
+    stop_deadline: Duration = 10.0
+    max_pdu: Annotated[int, Field(ge=4096, le=1_048_576)] = 262_144
+    extra_sop_classes: tuple[str, ...] = ()
+    extra_transfer_syntaxes: tuple[str, ...] = ()
+    tls: TlsTable | None = None
+
+
+class WebTable(Table):
+    """Health and metrics over HTTP. Without authentication it listens on loopback only, unless ``allow_anonymous`` says otherwise."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 8042
+    allow_anonymous: bool = False
+
+
+class DatabaseTable(Table):
+    """Index and jobs: SQLite in ``data_dir`` unless a URL is given."""
+
+    url: Secret | None = None
+
+
+class ArchiveTable(Table):
+    """The archive's bytes. ``conflict``: what a sender hears when other content comes under a known UID."""
+
+    acknowledge: Literal["local"] = "local"
+    conflict: Literal["refuse", "warn"] = "refuse"
+    min_free: Size = 1024**3
+    segment_size: Size = 1024**3
+
+
+class StudyTable(Table):
+    """When a study is complete, and what a late instance does."""
+
+    quiet_period: Duration = 60.0
+    max_wait: Duration = 3600.0
+    required: tuple[Matching, ...] = ()
+    expected_count: Annotated[int, Field(ge=1)] | None = None
+    late: Literal["rerun", "ignore", "flag"] = "rerun"
+
+
+class DeliveryTable(Table):
+    """How results are sent: attempts, the waits between them (doubling from ``backoff`` to ``max_backoff``), deadlines."""
+
+    attempts: Annotated[int, Field(ge=1)] = 50
+    backoff: Duration = 5.0
+    max_backoff: Duration = 900.0
+    connect_timeout: Duration = 10.0
+    response_timeout: Duration = 120.0
+
+
+class ExecutorTable(Table):
+    """Where models run. ``deadline`` ends a run that takes longer; ``attempts`` is how often a crashed one is tried again."""
+
+    kind: Literal["inline", "process"] = "process"
+    devices: Annotated[tuple[Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")], ...], Field(min_length=1)] = ("cpu",)
+    threads: Annotated[int, Field(ge=1)] | None = None
+    deadline: Duration = 1800.0
+    attempts: Annotated[int, Field(ge=1)] = 3
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_ray(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") == "ray":
+            raise ValueError("kind = 'ray' is not available in this version; use 'process', which runs one child per device")
+        return values
+
+
+class JobsTable(Table):
+    """Leases of the job queue."""
+
+    lease: Annotated[Duration, Field(ge=1)] = 30.0
+
+
+class LogTable(Table):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Peer(Table):
+    """A remote AE. ``results``: the kinds it is sent. ``suffices``: the kinds that are enough where it refuses the others for good.
+    ``negative_reports``: send an SR also when a model did not apply or failed."""
+
+    name: Name
+    ae_title: AeTitle
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    addresses: tuple[str, ...] = ()
+    may_store: bool = True
+    results: tuple[Kind, ...] = ("SEG", "SR")
+    suffices: tuple[Kind, ...] = ("SR",)
+    negative_reports: bool = False
+    tls: bool = False
+    tls_ca: Path | None = None
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Peer:
+        if (self.host is None) != (self.port is None):
+            raise ValueError("host and port belong together")
+        return self
+
+
+class Rule(Table):
+    """Which models a study gets, and where their results go. ``match`` is DICOM matching on study and series attributes.
+    ``series``: "one" (several that fit equally well are ambiguous, and none is run) or "all"."""
+
+    name: Name
+    match: Matching = {}
+    run: Annotated[tuple[str, ...], Field(min_length=1)]
+    deliver: tuple[Name, ...] = ()
+    priority: int = 0
+    series: Literal["one", "all"] = "one"
+    late: Literal["rerun", "ignore", "flag"] | None = None
+
+
+class Config(Table):
+    """The whole file."""
+
+    node: NodeTable = NodeTable()
+    dimse: DimseTable = DimseTable()
+    web: WebTable = WebTable()
+    database: DatabaseTable = DatabaseTable()
+    archive: ArchiveTable = ArchiveTable()
+    study: StudyTable = StudyTable()
+    delivery: DeliveryTable = DeliveryTable()
+    executor: ExecutorTable = ExecutorTable()
+    jobs: JobsTable = JobsTable()
+    log: LogTable = LogTable()
+    peer: tuple[Peer, ...] = ()
+    rule: tuple[Rule, ...] = ()
+
+    @property
+    def archive_root(self) -> Path:
+        return self.node.data_dir / "archive"
+
+    @property
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite:///{self.node.data_dir / 'index.sqlite'}"
+
+    @property
+    def runtime_dir(self) -> Path:
+        return self.node.data_dir / "run"
+
+    def peer_named(self, name: str) -> Peer:
+        for peer in self.peer:
+            if peer.name == name:
+                return peer
+        known = ", ".join(peer.name for peer in self.peer) or "none"
+        raise ConfigurationError(f"there is no peer '{name}'; configured: {known}")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        for problem in _contradictions(self):
+            raise ValueError(problem)
+        return self
+
+
+def _contradictions(config: Config) -> list[str]:
+    problems: list[str] = []
+    for kind, names in (("peer", [peer.name for peer in config.peer]), ("rule", [rule.name for rule in config.rule])):
+        problems += [f"two [[{kind}]] tables are called '{name}'" for name in sorted(set(names)) if names.count(name) > 1]
+    peers = {peer.name: peer for peer in config.peer}
+    for rule in config.rule:
+        for name in rule.deliver:
+            if name not in peers:
+                problems.append(f"rule '{rule.name}' delivers to '{name}', and there is no [[peer]] of that name")
+            elif peers[name].host is None:
+                problems.append(f"rule '{rule.name}' delivers to '{name}', whose [[peer]] has no host and port")
+    sqlite = config.database_url.startswith("sqlite")
+    if sqlite and config.dimse.receivers > 1:
+        problems.append(
+            f"dimse.receivers = {config.dimse.receivers} needs PostgreSQL: several receivers on one SQLite file are slower than one; "
+            "set [database] url = \"postgresql://...\" or receivers = 1"
+        )
+    if sqlite and (kind := file_system(config.node.data_dir)) in NETWORK_FILE_SYSTEMS:
+        problems.append(
+            f"node.data_dir = '{config.node.data_dir}' is on a network file system ({kind}), where SQLite loses data; "
+            "use a local disk, or PostgreSQL for [database] url"
+        )
+    if config.web.host not in ("127.0.0.1", "::1", "localhost") and config.web.enabled and not config.web.allow_anonymous:
+        problems.append(
+            f"web.host = '{config.web.host}' would be open to the network without authentication; "
+            "use '127.0.0.1', or say web.allow_anonymous = true"
+        )
+    return problems
+
+
+def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
+    """The type of the file system that holds a path (Linux; empty elsewhere)."""
+    try:
+        lines = mounts.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    absolute = str(path.absolute())
+    for line in lines:
+        _, where, found, *_ = line.split(" ")
+        inside = where == "/" or absolute == where or absolute.startswith(where + "/")
+        if inside and len(where) >= len(best):
+            best, kind = where, found
+    return kind
+
+
+def find_file(named: str | None = None) -> Path:
+    """The configuration file: as named, or by DICOM_NODE_CONFIG, or ``dicom-node.toml`` here."""
+    return Path(named or os.environ.get(ENVIRONMENT) or DEFAULT_FILE)
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file. Relative paths in it count from its own folder.
+
+    Raises
+    ------
+    ConfigurationError
+        Listing every problem, each with its key, value and the nearest valid key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        hint = f"; make one with: dicom-node init --config {path}" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigurationError(f"the configuration {path} cannot be read: {error.strerror}{hint}") from error
+    return parse(text, where=path)
+
+
+def parse(text: str, *, where: Path = Path(DEFAULT_FILE)) -> Config:
+    """Read a configuration's text; ``where`` names it in errors and is what relative paths count from."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{where} is not valid TOML: {error}") from error
+    folder = where.absolute().parent
+    try:
+        return Config.model_validate(_absolute(values, folder))
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(f"{where}: {sentence}" for sentence in describe(error, Config, values))) from error
+
+
+def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    result = dict(values)
+    node = dict(result["node"]) if isinstance(result.get("node"), dict) else {} if "node" not in result else None
+    if node is None:
+        return result  # not even a table: validation says so
+    data_dir = node.get("data_dir", str(NodeTable().data_dir))
+    if isinstance(data_dir, str):
+        node["data_dir"] = str(folder / data_dir)
+    if isinstance(node.get("weights"), str):
+        node["weights"] = str(folder / Path(node["weights"]).expanduser())
+    if isinstance(node.get("bundles"), list):
+        node["bundles"] = [str(folder / each) if isinstance(each, str) else each for each in node["bundles"]]
+    result["node"] = node
+    return result

@@ -1,0 +1,57 @@
+"""Kinds of values in the configuration file: durations, sizes, secrets, AE titles."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
+
+
+def duration(value: Any) -> float:
+    """Seconds of ``"90s"``, ``"5m"``, ``"1h"`` or a number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", value) if isinstance(value, str) else None
+    if found is None or found[2] not in _SECONDS:
+        raise ValueError(f"a duration such as '60s', '5m' or '1h' is needed (units: {', '.join(_SECONDS)})")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def size(value: Any) -> int:
+    """Bytes of ``"5GiB"``, ``"500MB"`` or a number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
+    if found is None or found[2] not in _BYTES:
+        raise ValueError(f"a size such as '5GiB' or '500MB' is needed (units: {', '.join(_BYTES)})")
+    return int(float(found[1]) * _BYTES[found[2]])
+
+
+def secret(value: Any) -> Any:
+    """A text as it stands, or from ``{ env = "NAME" }`` or ``{ file = "PATH" }``."""
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"env"}:
+        if value["env"] not in os.environ:
+            raise ValueError(f"the environment variable {value['env']} is not set")
+        return os.environ[value["env"]]
+    if set(value) == {"file"}:
+        try:
+            return Path(value["file"]).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ValueError(f"the file {value['file']} cannot be read: {error.strerror}") from error
+    raise ValueError("a secret is a text, { env = \"NAME\" } or { file = \"PATH\" }")
+
+
+Duration = Annotated[float, BeforeValidator(duration), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
+Secret = Annotated[str, BeforeValidator(secret)]
+AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]*[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Port = Annotated[int, Field(ge=0, le=65535)]

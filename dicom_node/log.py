@@ -1,0 +1,57 @@
+"""Logs: one JSON object an event, on standard error. UIDs and AE titles appear in it; patient identity never does.
+
+Event names are ``noun.verb``. An association or a job binds its ids once, and every event inside it carries them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+# Should such a key ever be bound, its value is replaced: a log is read by more people than a study is.
+_IDENTITY = frozenset(
+    {"patient_id", "patient_name", "birth_date", "accession_number", "PatientID", "PatientName", "PatientBirthDate", "AccessionNumber"}
+)
+
+
+def _without_identity(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    for key in _IDENTITY.intersection(event):
+        event[key] = "(not logged)"
+    return event
+
+
+def configure(level: str = "info", *, role: str = "") -> None:
+    """Set up logging for this process; ``role`` goes into every event."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _without_identity,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.captureWarnings(True)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format='{"event": "library.message", "logger": "%(name)s", "level": "%(levelname)s"}')
+    structlog.contextvars.clear_contextvars()
+    if role:
+        structlog.contextvars.bind_contextvars(role=role)
+
+
+@contextmanager
+def bound(**values: Any) -> Iterator[None]:
+    """Bind values to every event inside the block."""
+    with structlog.contextvars.bound_contextvars(**values):
+        yield

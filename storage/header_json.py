@@ -11,17 +11,23 @@ import json
 import struct
 import warnings
 import zlib
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import structlog
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import DataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
+from sqlalchemy import ColumnElement, Select, and_, func, outerjoin, select
 
-log = structlog.get_logger()
+from storage.filepart import FilePart
+from storage.schema import instance, instance_header, location, segment
+from storage.statements import insert_new
+
+if TYPE_CHECKING:
+    from storage.archive import Archive
 
 BULK_THRESHOLD = 1024
 INFLATE_LIMIT = 16 * 1024 * 1024
@@ -55,6 +61,49 @@ def encode_header(file: BinaryIO, transfer_syntax_uid: str) -> bytes:
         except UNREADABLE:
             header = {}
     return zlib.compress(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode(), 6)
+
+
+def backlog(archive: Archive) -> int:
+    """How many intact instances have no header JSON yet."""
+    with archive.database.read() as connection:
+        return int(connection.execute(_missing(func.count())).scalar_one())
+
+
+def build_missing(archive: Archive, limit: int = 200) -> int:
+    """Make the header JSON of up to `limit` instances in one transaction; return how many were looked at, 0 where none is missing.
+
+    Instances whose bytes are gone meanwhile (deleted) are passed over, so it may run beside anything.
+    """
+    columns = (instance.c.pk, instance.c.transfer_syntax_uid, segment.c.name, location.c.offset, location.c.length)
+    query = _missing(*columns).join(location, _current()).join(segment, segment.c.pk == location.c.segment_pk)
+    with archive.database.read() as connection:
+        wanted = connection.execute(query.order_by(instance.c.pk).limit(limit)).all()
+    if not wanted:
+        return 0
+    packed = {row.pk: _pack(archive.root / row.name, row.offset, row.length, row.transfer_syntax_uid) for row in wanted}
+    with archive.database.begin() as connection:
+        alive = select(instance.c.pk).where(instance.c.pk.in_(packed)).with_for_update(read=True)
+        rows = [{"instance_pk": pk, "json_zlib": packed[pk]} for pk in connection.execute(alive).scalars()]
+        if rows:
+            connection.execute(insert_new(connection, instance_header), rows)
+    return len(wanted)
+
+
+def _missing(*columns: Any) -> Select[Any]:
+    without = outerjoin(instance, instance_header, instance_header.c.instance_pk == instance.c.pk)
+    return select(*columns).select_from(without).where(instance_header.c.instance_pk.is_(None), instance.c.status == "OK")
+
+
+def _current() -> ColumnElement[bool]:
+    return and_(location.c.instance_pk == instance.c.pk, location.c.instance_revision == instance.c.revision)
+
+
+def _pack(path: Path, offset: int, length: int, transfer_syntax_uid: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return encode_header(io.BufferedReader(FilePart(file, offset, length)), transfer_syntax_uid)
+    except OSError:
+        return zlib.compress(b"{}")  # verification tells what happened to the bytes
 
 
 def decode_header(data: bytes) -> dict[str, Any]:

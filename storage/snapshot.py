@@ -50,7 +50,8 @@ def load(source: Path, database: Database) -> None:
 @contextmanager
 def reading(source: Path) -> Iterator[Connection]:
     """Read a snapshot file where it lies, writing nothing beside it."""
-    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True), poolclass=NullPool)
+    address = f"{source.absolute().as_uri()}?mode=ro"
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool)
     with engine.connect() as connection:
         yield connection
 
@@ -92,7 +93,7 @@ def _restore_nulls(writing: Connection, table: Table) -> None:
 def _set_sequences(writing: Connection) -> None:
     for table in schema.metadata.sorted_tables:
         if "pk" in table.c:
-            name = table.name
-            writing.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'pk'), COALESCE((SELECT MAX(pk) FROM {name}), 0) + 1, false)"))
+            sequence, last = f"pg_get_serial_sequence('{table.name}', 'pk')", f"SELECT MAX(pk) FROM {table.name}"
+            writing.execute(text(f"SELECT setval({sequence}, COALESCE(({last}), 0) + 1, false)"))
 
 

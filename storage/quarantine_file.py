@@ -1,0 +1,111 @@
+"""The bytes of a quarantined instance: ``quarantine/<digest>.tar``, a tar file with one member that says all about itself.
+
+The member is one of a segment (`storage.members`); its record has one more key, ``quarantine``, with why it is here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from storage.copying import copy_range, sync_directory
+from storage.errors import Damaged
+from storage.members import BLOCK, BrokenMember, Member, MemberInfo, MemberLayout, fixed_records, read_member
+
+FOLDER = "quarantine"
+TAR_END = bytes(2 * BLOCK)
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why an instance is in quarantine: ``conflict`` or ``malformed``, a sentence, and the digest it collides with."""
+
+    kind: str
+    reason: str
+    existing_digest: str | None = None
+
+
+def name_of(digest: str) -> str:
+    """Path of the file, relative to the archive root."""
+    return f"{FOLDER}/{digest}.tar"
+
+
+def write(root: Path, info: MemberInfo, why: Why, source: int, offset: int, length: int) -> str:
+    """Copy `length` bytes of data set at `offset` of descriptor `source` into quarantine, durably; return the file's name.
+
+    The same bytes twice are one file.
+    """
+    name = name_of(info.digest)
+    target = root / name
+    if target.exists():
+        return name
+    layout = _layout(info, why)
+    partial = target.with_name(f".{uuid.uuid4().hex}")
+    _make_folder(root)
+    try:
+        with partial.open("xb") as file:
+            size = len(layout.meta) + length
+            file.write(layout.headers(digest=info.digest, received_at=info.received_at, length=size) + layout.meta)
+            file.flush()
+            if copy_range(source, offset, length, file.fileno()) != length:
+                raise Damaged("the bytes to quarantine end too early")
+            file.seek(0, os.SEEK_END)
+            file.write(bytes(-size % BLOCK) + TAR_END)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+        sync_directory(target.parent)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+        raise
+    return name
+
+
+def read(path: Path) -> tuple[Member, MemberInfo, Why]:
+    """What a quarantine file holds.
+
+    Raises
+    ------
+    Damaged
+        It is no such file, or not a whole one.
+    """
+    try:
+        with path.open("rb") as file:
+            member = read_member(lambda size, offset: os.pread(file.fileno(), size, offset), 0)
+        with tarfile.open(path) as tar:
+            comment = json.loads(tar.getmembers()[0].pax_headers["comment"])
+        why = Why(**comment["quarantine"])
+    except (BrokenMember, tarfile.TarError, KeyError, IndexError, ValueError, TypeError) as error:
+        raise Damaged("the quarantine file cannot be read") from error
+    if member is None or member.info is None or path.stat().st_size < member.offset + member.length:
+        raise Damaged("the quarantine file is not whole")
+    return member, member.info, why
+
+
+def _layout(info: MemberInfo, why: Why) -> MemberLayout:
+    fixed = fixed_records(
+        study_uid=info.study_uid,
+        series_uid=info.series_uid,
+        sop_class_uid=info.sop_class_uid,
+        transfer_syntax_uid=info.transfer_syntax_uid,
+        origin=info.origin,
+        calling_ae=info.calling_ae,
+        called_ae=info.called_ae,
+        address=info.address,
+        association_id=info.association_id,
+    )
+    reason = json.dumps({"quarantine": asdict(why)}, separators=(",", ":"))[1:-1].encode() + b","
+    return MemberLayout(fixed + reason, info.series_uid, info.sop_uid, info.sop_class_uid, info.transfer_syntax_uid)
+
+
+def _make_folder(root: Path) -> None:
+    folder = root / FOLDER
+    if not folder.exists():
+        folder.mkdir(exist_ok=True)
+        sync_directory(root)

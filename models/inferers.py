@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.inferers.inferer import Inferer
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.errors import NotApplicable
@@ -57,12 +58,12 @@ class LocateThenSegment(Inferer):
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Mask (1, 1, x, y, z), uint8, of a volume (1, 1, x, y, z) in RAS order."""
         volume = inputs[0, 0]
-        coarse = sample(volume, (self.locate_size,) * 3).float().nan_to_num()
+        coarse = as_float(sample(volume, (self.locate_size,) * 3))
         low, high = (float(q) for q in np.quantile(coarse.cpu().numpy(), self.quantiles))
         if not high > low:
             raise NotApplicable("The images are blank: all pixel values are the same.", "blank-images")
         box = self._locate(coarse, low, high, tuple(volume.shape))
-        fine = sample(volume[box], (self.segment_size,) * 3).float().nan_to_num()
+        fine = as_float(sample(volume[box], (self.segment_size,) * 3))
         inside = network(standardise(fine, low, high)[None, None])[0, self.channel] > self.threshold
         shape = tuple(s.stop - s.start for s in box)
         mask = torch.zeros_like(volume, dtype=torch.uint8)
@@ -91,18 +92,48 @@ class LocateThenSegment(Inferer):
 def sample(volume: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Nearest-voxel sampling to ``shape``, centres aligned (torch's ``nearest-exact``), in any dtype.
 
-    One gather an axis, shrinking axes first, so that a large volume costs only the voxels that are kept.
+    One gather an axis, from the axis that strides furthest to the one that lies in a row in memory, so
+    that whatever is dropped is never touched. On the CPU numpy gathers: it keeps the strides in view.
     """
-    for axis in sorted(range(3), key=lambda axis: shape[axis] / volume.shape[axis]):
-        old, new = volume.shape[axis], shape[axis]
-        scale = torch.tensor(old / new, dtype=torch.float32)
-        index = ((torch.arange(new, dtype=torch.float32) + 0.5) * scale).floor().long().clamp_(max=old - 1)
-        volume = volume.index_select(axis, index.to(volume.device))
-    return volume
+    indices = [nearest_exact(old, new) for old, new in zip(volume.shape, shape, strict=True)]
+    if volume.device.type != "cpu":
+        for axis, index in enumerate(indices):
+            volume = volume.index_select(axis, torch.from_numpy(index).to(volume.device))
+        return volume
+    array = volume.numpy()
+    order = _by_stride(volume)
+    array = array.transpose(order)
+    for position, axis in enumerate(order):
+        array = array.take(indices[axis], axis=position, mode="clip")
+    return torch.from_numpy(array.transpose(np.argsort(order)))
+
+
+def as_float(values: Tensor) -> Tensor:
+    """Single precision, with zero where a floating point image holds no number."""
+    return values.nan_to_num().float() if values.is_floating_point() else values.float()
+
+
+def nearest_exact(old: int, new: int) -> NDArray[np.intp]:
+    """Index of the old voxel that holds the centre of each new one, in single precision as torch has it."""
+    centres = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)
+    index: NDArray[np.intp] = np.minimum(np.floor(centres).astype(np.intp), old - 1)
+    return index
 
 
 def standardise(values: Tensor, low: float, high: float) -> Tensor:
-    """Clip to low..high, standardise, and shift to mean 0.449 and deviation 0.226. In place."""
-    values = values.sub_(low).div_(high - low).clamp_(0, 1)
-    deviation, mean = torch.std_mean(values)
-    return values.sub_(mean).mul_(0.226 / deviation).add_(0.449)
+    """Clip to low..high and shift to mean 0.449 and deviation 0.226. In place.
+
+    Standardising undoes any linear map, so the usual scaling to 0..1 in between is left out; the moments
+    are summed about the middle of the range, which keeps single precision enough.
+    """
+    values = values.clamp_(low, high).sub_((low + high) / 2)
+    flat = values.permute(_by_stride(values)).reshape(-1)
+    count, mean = flat.numel(), float(flat.mean())
+    variance = (float(torch.dot(flat, flat)) - count * mean**2) / (count - 1)
+    scale = 0.226 / variance**0.5
+    return values.mul_(scale).add_(0.449 - mean * scale)
+
+
+def _by_stride(values: Tensor) -> list[int]:
+    strides = values.stride()
+    return sorted(range(values.ndim), key=lambda axis: -strides[axis])

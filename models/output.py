@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.errors import InferenceFailed
 from models.findings import Classification, Measurement, ModelIdentity, Segment
+from models.reader import Axes
 from models.spec import DicomSpec, segment_numbers
 from models.volume import Volume
 
@@ -40,7 +42,7 @@ def read_output(spec: DicomSpec, output: torch.Tensor, volume: Volume) -> Findin
     """Findings of an output tensor: (1, x, y, z) labels, (channels, x, y, z), or scores."""
     if spec.output.form == "scores":
         return (), (), classifications(spec, output)
-    masks = _masks(spec, on_source_grid(output, volume))
+    masks = _masks(spec, on_source_grid(output, volume, Axes(spec.run.axes)))
     segments = tuple(
         Segment(
             number=number,
@@ -56,24 +58,23 @@ def read_output(spec: DicomSpec, output: torch.Tensor, volume: Volume) -> Findin
     return segments, measurements(spec, {s.label: s for s in segments}, volume), ()
 
 
-def on_source_grid(output: torch.Tensor, volume: Volume) -> NDArray[np.generic]:
+def on_source_grid(output: torch.Tensor, volume: Volume, axes: Axes) -> NDArray[Any]:
     """(channels, slices, rows, columns) on the grid of the source images; nearest-voxel resampling
     where the bundle did not invert its own."""
-    shape = tuple(reversed(volume.array.shape))
-    affine = np.asarray(output.affine.cpu()) if isinstance(output, MetaTensor) else volume.affine
+    shape, source = axes.array(volume).shape, axes.affine(volume)
     if output.ndim != 4:
-        raise InferenceFailed("postprocess", f"the output has {output.ndim} dimensions; (channels, x, y, z) is expected")
-    if tuple(output.shape[1:]) != shape or not np.allclose(affine, volume.affine, atol=AFFINE_TOLERANCE):
+        raise InferenceFailed("postprocess", f"the output has {output.ndim} dimensions; channels and three axes are expected")
+    affine = np.asarray(output.affine.cpu()) if isinstance(output, MetaTensor) else source
+    if tuple(output.shape[1:]) != shape or not np.allclose(affine, source, atol=AFFINE_TOLERANCE):
         if not isinstance(output, MetaTensor):
             raise InferenceFailed("postprocess", "the output is not on the source grid and carries no affine")
         back = SpatialResample(mode="nearest", padding_mode="zeros")
-        output = back(output.float(), dst_affine=torch.as_tensor(volume.affine), spatial_size=shape)
+        output = back(output.float(), dst_affine=torch.as_tensor(source), spatial_size=shape)
     plain = output.as_tensor() if isinstance(output, MetaTensor) else output
-    array: NDArray[np.generic] = plain.cpu().numpy().transpose(0, 3, 2, 1)
-    return array
+    return axes.to_frames(plain.cpu().numpy())
 
 
-def _masks(spec: DicomSpec, array: NDArray[np.generic]) -> Mapping[int, NDArray[np.bool_]]:
+def _masks(spec: DicomSpec, array: NDArray[Any]) -> Mapping[int, NDArray[np.bool_]]:
     values = [segment.value for segment in spec.segment]
     if spec.output.form == "labels":
         if len(array) != 1:

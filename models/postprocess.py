@@ -32,22 +32,18 @@ def bounding_box(mask: Mask) -> tuple[slice, ...] | None:
 
 def largest_component(mask: Mask) -> Mask:
     """The largest part whose voxels touch by face, edge or corner; of two equal ones the first."""
-    box = bounding_box(mask)
-    result = np.zeros_like(mask)
-    if box is not None:
-        labels, count = ndimage.label(mask[box], structure=np.ones((3,) * mask.ndim))
-        result[box] = mask[box] if count == 1 else labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    return result
+    labels, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
+    if count < 2:
+        return mask
+    kept: Mask = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    return kept
 
 
 def fill_holes(mask: Mask) -> Mask:
     """Set background that no path of faces leads out of."""
-    box = bounding_box(mask)
-    result = mask.copy()
-    if box is not None:
-        outside, _ = ndimage.label(np.pad(~mask[box], 1, constant_values=True))
-        result[box] = (outside != outside.flat[0])[(slice(1, -1),) * mask.ndim]
-    return result
+    labels, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    filled: Mask = (labels != labels.flat[0])[(slice(1, -1),) * mask.ndim]
+    return filled
 
 
 class LargestSolidComponentd(MapTransform):
@@ -59,9 +55,16 @@ class LargestSolidComponentd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         for key in self.key_iterator(result):
-            tensor: torch.Tensor = result[key]
-            solid = fill_holes(largest_component(tensor[0].cpu().numpy() > 0))
-            cleaned = tensor.clone()
-            cleaned[0] = torch.from_numpy(solid)
-            result[key] = cleaned
+            result[key] = _solid(result[key])
         return result
+
+
+def _solid(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.cpu()
+    mask = tensor[0].numpy() > 0
+    cleaned = torch.zeros_like(tensor)
+    box = bounding_box(mask)
+    if box is not None:
+        solid = cleaned[0].numpy()
+        solid[box] = fill_holes(largest_component(mask[box]))
+    return cleaned

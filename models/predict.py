@@ -8,7 +8,9 @@ calls this: making a Predictor evaluates the bundle's configuration, which is co
 from __future__ import annotations
 
 import copy
+import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +26,7 @@ from models.errors import BundleInvalid, InferenceFailed, ModelError, OutOfMemor
 from models.findings import Prediction, Timings
 from models.networks import Stopwatch, TimedNetwork, load_state
 from models.output import identity_of, read_output
-from models.reader import PLACEHOLDER, VolumeReader
+from models.reader import PLACEHOLDER, Axes, VolumeReader
 from models.spec import WeightSpec
 from models.suitability import check_volume
 from models.volume import ImageFile, Volume, read_volume
@@ -76,7 +78,7 @@ class Predictor:
             raise BundleInvalid(f"bundle {self.bundle.name} has changed: its digest is not the recorded one")
         _prepare_device(self.device, self.threads)
         weights = resolve_weights(self.bundle, self.cache)
-        with _stage("load"):
+        with _stage("load"), _quiet_readers():
             self._stages = _Stages(self.bundle, self.device, weights)
         return time.perf_counter() - started
 
@@ -135,7 +137,7 @@ class _Stages:
         self.image, self.prediction = spec.image, spec.prediction
         self.device = torch.device(device)
         self.stopwatch = Stopwatch()
-        self.reader = VolumeReader()
+        self.reader = VolumeReader(Axes(spec.axes))
         parser = ConfigParser(_served(bundle.inference), globals={"dicom_node_reader": self.reader})
         parser.update({"bundle_root": str(bundle.root), "device": self.device, **spec.overrides})
         if isinstance(bundle.inference.get("weights"), dict):
@@ -214,6 +216,15 @@ def _prepare_device(device: str, threads: int | None) -> None:
             raise InferenceFailed("load", f"device {device} was asked for and torch sees no CUDA device")
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def _quiet_readers() -> Iterator[None]:
+    """MONAI's LoadImage makes all its file readers, and those that lack a library complain; none of them is used."""
+    logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        yield
 
 
 @contextmanager

@@ -7,22 +7,44 @@ every option that a bundle gives to LoadImaged (dtype, channel, keys) keeps its 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from monai.data.image_reader import ImageReader
 from numpy.typing import NDArray
 
+from models.geometry import FloatArray
 from models.volume import Volume
 
 #: Stands in the data dictionary where a path would.
 PLACEHOLDER = "dicom-volume"
 
 
-class VolumeReader(ImageReader):
-    """Serves ``volume`` as MONAI sees images: (x, y, z) with an affine to RAS millimetres."""
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """The order of axes that a bundle sees: ``xyz`` (column, row, slice) or ``zyx``, as in memory."""
 
-    def __init__(self) -> None:
+    order: Literal["xyz", "zyx"] = "xyz"
+
+    def array(self, volume: Volume) -> NDArray[Any]:
+        """The volume's values with its axes in this order."""
+        return volume.array if self.order == "zyx" else volume.array.transpose(2, 1, 0)
+
+    def affine(self, volume: Volume) -> FloatArray:
+        """Index in this order to RAS millimetres."""
+        return volume.affine[:, [2, 1, 0, 3]] if self.order == "zyx" else volume.affine
+
+    def to_frames(self, array: NDArray[Any]) -> NDArray[Any]:
+        """(channels, ...) in this order as (channels, slices, rows, columns)."""
+        return array if self.order == "zyx" else array.transpose(0, 3, 2, 1)
+
+
+class VolumeReader(ImageReader):
+    """Serves ``volume`` as MONAI sees images: an array with an affine to RAS millimetres."""
+
+    def __init__(self, axes: Axes) -> None:
         super().__init__()
+        self.axes = axes
         self.volume: Volume | None = None
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
@@ -34,10 +56,10 @@ class VolumeReader(ImageReader):
         return self.volume
 
     def get_data(self, img: Volume) -> tuple[NDArray[Any], dict[str, Any]]:
-        array = img.array.transpose(2, 1, 0)
+        array, affine = self.axes.array(img), self.axes.affine(img)
         return array, {
-            "affine": img.affine.copy(),
-            "original_affine": img.affine.copy(),
+            "affine": affine,
+            "original_affine": affine.copy(),
             "spatial_shape": array.shape,
             "space": "RAS",
             "original_channel_dim": float("nan"),

@@ -88,7 +88,12 @@ class GeometrySpec(Table):
 
 
 class RunSpec(Table):
-    """Where the parts stand in configs/inference.json. ``networks`` are timed as the forward pass."""
+    """Where the parts stand in configs/inference.json. ``networks`` are timed as the forward pass.
+
+    ``axes`` is the order of the array's axes that LoadImaged hands out: ``xyz`` (column, row, slice) as
+    NIfTI readers have it, or ``zyx``, as the pixels lie in memory, which saves a transposition. The
+    affine belongs to the order either way, so Orientationd and Spacingd work with both.
+    """
 
     preprocessing: str = "preprocessing"
     networks: tuple[str, ...] = ("network_def",)
@@ -96,6 +101,7 @@ class RunSpec(Table):
     postprocessing: str = "postprocessing"
     image: str = "image"
     prediction: str = "pred"
+    axes: Literal["xyz", "zyx"] = "xyz"
     overrides: dict[str, Any] = {}
 
 

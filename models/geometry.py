@@ -174,7 +174,8 @@ def _refuse_steps(distances: FloatArray) -> None:
         missing = int((multiples - 1).sum())
         raise GeometryRefused(
             Refusal.MISSING_SLICES,
-            f"{missing} {'slice is' if missing == 1 else 'slices are'} missing: the first gap is after slice {int(wrong[0]) + 1} of {len(distances)}.",
+            f"{missing} {'slice is' if missing == 1 else 'slices are'} missing: "
+            f"the first gap is after slice {int(wrong[0]) + 1} of {len(distances)}.",
         )
     raise GeometryRefused(
         Refusal.UNEVEN_SPACING,

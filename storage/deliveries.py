@@ -11,7 +11,7 @@ from storage.errors import NotFound
 from storage.jobs import JobQueue, JobSpec
 from storage.records import DeliveryInstanceRecord, DeliveryRecord, from_row
 from storage.schema import delivery, delivery_instance, job
-from storage.statements import insert_new
+from storage.statements import insert_new, is_one_of
 
 # Of an instance: SCHEDULED (still to be sent), ACCEPTED, REFUSED (for good), NOT_OFFERED (the peer's profile takes no such object).
 ANSWERED = frozenset({"ACCEPTED", "REFUSED", "NOT_OFFERED"})
@@ -104,6 +104,6 @@ def settle(connection: Connection, *, now: float | None = None) -> int:
     for state in ("FAILED", "CANCELED"):
         ended = exists().where(job.c.pk == delivery.c.job_pk, job.c.state == state)
         error = select(job.c.error).where(job.c.pk == delivery.c.job_pk).scalar_subquery()
-        change = update(delivery).where(delivery.c.state == "SCHEDULED", ended).values(state=state, detail=error, finished_at=at)
+        change = update(delivery).where(is_one_of(delivery.c.state, "SCHEDULED"), ended).values(state=state, detail=error, finished_at=at)
         settled += connection.execute(change).rowcount
     return settled

@@ -25,7 +25,7 @@ from storage.database import Database
 from storage.errors import NotFound, StaleToken
 from storage.records import JobEventRecord, JobRecord, from_row
 from storage.schema import job, job_event
-from storage.statements import insert_new
+from storage.statements import insert_new, is_one_of
 
 
 class JobState(Enum):
@@ -137,7 +137,7 @@ class JobQueue:
     def claim(self, queues: Sequence[str], worker: str) -> ClaimedJob | None:
         """Take the most urgent due job of ``queues`` (exact names, or a prefix as ``deliver:*``); None when nothing is due."""
         now = self._clock()
-        due = and_(job.c.state == JobState.SCHEDULED.value, job.c.not_before <= now, _in_queues(queues))
+        due = and_(is_one_of(job.c.state, JobState.SCHEDULED.value), job.c.not_before <= now, _in_queues(queues))
         if self._database.dialect == "sqlite":
             # A write transaction holds up every other writer: an idle worker only looks.
             with self._database.read() as connection:
@@ -218,7 +218,7 @@ class JobQueue:
         """Free every job whose lease has expired: scheduled again, or failed when its attempts are spent. Any process may do it."""
         now = self._clock()
         spent = job.c.attempts >= job.c.max_attempts
-        dead = and_(job.c.state == JobState.IN_PROGRESS.value, job.c.lease_until < now)
+        dead = and_(is_one_of(job.c.state, JobState.IN_PROGRESS.value), job.c.lease_until < now)
         locked = select(job.c.pk).where(dead).with_for_update(skip_locked=True)
         free = (
             update(job)
@@ -266,7 +266,7 @@ class JobQueue:
         """Give a failed or canceled job a new set of attempts; False when it is neither, or a live job does the same work already."""
         now = self._clock()
         twin = job.alias("twin")
-        live = exists().where(twin.c.dedupe_key == job.c.dedupe_key, twin.c.state.in_(LIVE))
+        live = exists().where(twin.c.dedupe_key == job.c.dedupe_key, is_one_of(twin.c.state, *LIVE))
         again = (
             update(job)
             .where(job.c.pk == pk, job.c.state.in_([JobState.FAILED.value, JobState.CANCELED.value]), ~live)

@@ -19,7 +19,7 @@ from storage.errors import NotFound
 from storage.jobs import JobQueue, JobSpec
 from storage.records import RunRecord, from_row
 from storage.schema import job, run, selection
-from storage.statements import insert_new
+from storage.statements import insert_new, is_one_of
 
 WAITING = ("SCHEDULED", "IN_PROGRESS")
 
@@ -149,7 +149,7 @@ def start_run(connection: Connection, pk: int, device: str, *, now: float | None
     ``started_at`` is that of the first attempt, so that every attempt encodes the same times.
     """
     at = time.time() if now is None else now
-    row = connection.execute(select(run).where(run.c.pk == pk, run.c.state.in_(WAITING)).with_for_update()).one_or_none()
+    row = connection.execute(select(run).where(run.c.pk == pk, is_one_of(run.c.state, *WAITING)).with_for_update()).one_or_none()
     if row is None:
         return None
     started = at if row.started_at is None else row.started_at
@@ -193,8 +193,8 @@ def reopen_run(connection: Connection, pk: int) -> None:
 
 def _finish(connection: Connection, pk: int, state: str, now: float | None, **values: Any) -> RunRecord:
     at = time.time() if now is None else now
-    change = update(run).where(run.c.pk == pk, run.c.state.in_(WAITING)).values(state=state, finished_at=at, **values).returning(run)
-    row = connection.execute(change).one_or_none()
+    change = update(run).where(run.c.pk == pk, is_one_of(run.c.state, *WAITING)).values(state=state, finished_at=at, **values)
+    row = connection.execute(change.returning(run)).one_or_none()
     if row is None:
         raise NotFound(f"run {pk} is not waiting or running")
     return from_row(RunRecord, row)
@@ -212,7 +212,7 @@ def cancel_older(
     """
     at = time.time() if now is None else now
     why = f"superseded by revision {revision} of the study"
-    older = and_(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.study_revision < revision, run.c.state.in_(WAITING))
+    older = and_(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.study_revision < revision, is_one_of(run.c.state, *WAITING))
     canceled = []
     for row in connection.execute(select(run.c.pk, run.c.job_pk).where(older).order_by(run.c.pk).with_for_update()).all():
         if row.job_pk is None or queue.cancel(row.job_pk, why, connection=connection):
@@ -232,6 +232,6 @@ def settle(connection: Connection, *, now: float | None = None) -> int:
     for state in ("FAILED", "CANCELED"):
         ended = exists().where(job.c.pk == run.c.job_pk, job.c.state == state)
         error = select(job.c.error).where(job.c.pk == run.c.job_pk).scalar_subquery()
-        change = update(run).where(run.c.state.in_(WAITING), ended).values(state=state, reason=error, finished_at=at)
+        change = update(run).where(is_one_of(run.c.state, *WAITING), ended).values(state=state, reason=error, finished_at=at)
         settled += connection.execute(change).rowcount
     return settled

@@ -140,6 +140,8 @@ instance = Table(
 )
 Index("ix_instance_study", instance.c.study_pk, instance.c.series_pk)
 
+Index("ix_instance_damaged", instance.c.series_pk, sqlite_where=text("status <> 'OK'"), postgresql_where=text("status <> 'OK'"))
+
 instance_header = Table(
     "instance_header",
     metadata,
@@ -310,6 +312,8 @@ Index(
     postgresql_where=text("state IN ('SCHEDULED', 'IN_PROGRESS')"),
 )
 
+Index("ix_job_failed", job.c.queue, sqlite_where=text("state = 'FAILED'"), postgresql_where=text("state = 'FAILED'"))
+
 job_event = Table(
     "job_event",
     metadata,
@@ -366,6 +370,13 @@ run = Table(
     Column("job_pk", Big),
 )
 
+Index(
+    "ix_run_waiting",
+    run.c.job_pk,
+    sqlite_where=text("state IN ('SCHEDULED', 'IN_PROGRESS')"),
+    postgresql_where=text("state IN ('SCHEDULED', 'IN_PROGRESS')"),
+)
+
 delivery = Table(
     "delivery",
     metadata,
@@ -379,6 +390,14 @@ delivery = Table(
     Column("finished_at", Float),
     Column("detail", Text),
     UniqueConstraint("run_pk", "peer"),
+)
+
+Index(
+    "ix_delivery_waiting",
+    delivery.c.peer,
+    delivery.c.created_at,
+    sqlite_where=text("state = 'SCHEDULED'"),
+    postgresql_where=text("state = 'SCHEDULED'"),
 )
 
 delivery_instance = Table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Insert, Table
+from sqlalchemy import Column, ColumnElement, Connection, Insert, Table, literal
 from sqlalchemy.dialects import postgresql, sqlite
 
 
@@ -23,3 +23,9 @@ def insert_or_update(
     if connection.dialect.name == "postgresql":
         return postgresql.insert(table).values(**values).on_conflict_do_update(index_elements=list(keys), set_=dict(update))
     return sqlite.insert(table).values(**values).on_conflict_do_update(index_elements=list(keys), set_=dict(update))
+
+
+def is_one_of(column: Column[Any], *values: str) -> ColumnElement[bool]:
+    """Condition with the values spelled out in the statement: a parameter would hide that a partial index applies."""
+    spelled = [literal(value, literal_execute=True) for value in values]
+    return column == spelled[0] if len(spelled) == 1 else column.in_(spelled)

@@ -20,7 +20,7 @@ def keys(database: Database) -> list[str]:
 def test_a_transaction_is_kept_or_undone_as_a_whole(database: Database) -> None:
     with database.begin() as connection:
         connection.execute(insert(archive_info).values(key="kept", value="1"))
-    with pytest.raises(LookupError), database.begin() as connection:
+    with pytest.raises(LookupError), database.begin() as connection:  # noqa: PT012
         connection.execute(insert(archive_info).values(key="undone", value="1"))
         raise LookupError
     assert keys(database) == ["kept"]

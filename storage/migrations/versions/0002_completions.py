@@ -1,4 +1,4 @@
-"""A history of completions, the job behind a run, and narrower indexes for due jobs, leases and open associations
+"""A history of completions, the job behind a run, and narrow indexes for what waits, fails or is damaged
 
 Revision ID: 0002
 Revises: 0001
@@ -40,3 +40,7 @@ def upgrade() -> None:
     op.create_index("ix_job_due", "job", ["queue", sa.text("priority DESC"), "not_before", "pk"], **_partial("state = 'SCHEDULED'"))
     op.create_index("ix_job_lease", "job", ["lease_until"], **_partial("state = 'IN_PROGRESS'"))
     op.create_index("ix_association_open", "association", ["process"], **_partial("closed_at IS NULL"))
+    op.create_index("ix_job_failed", "job", ["queue"], **_partial("state = 'FAILED'"))
+    op.create_index("ix_run_waiting", "run", ["job_pk"], **_partial("state IN ('SCHEDULED', 'IN_PROGRESS')"))
+    op.create_index("ix_delivery_waiting", "delivery", ["peer", "created_at"], **_partial("state = 'SCHEDULED'"))
+    op.create_index("ix_instance_damaged", "instance", ["series_pk"], **_partial("status <> 'OK'"))

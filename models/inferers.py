@@ -130,9 +130,10 @@ def standardise(values: Tensor, low: float, high: float) -> Tensor:
     """
     values = values.clamp_(low, high).sub_((low + high) / 2)
     flat = values.permute(_by_stride(values)).reshape(-1)
-    count = flat.numel()
-    mean = sum(float(part.sum()) for part in flat.split(MOMENT_CHUNK)) / count
-    variance = (sum(float(torch.dot(part, part)) for part in flat.split(MOMENT_CHUNK)) - count * mean**2) / (count - 1)
+    count, parts = flat.numel(), torch.split(flat, MOMENT_CHUNK)
+    mean = float(torch.stack([part.sum() for part in parts]).sum(dtype=torch.float64)) / count
+    squares = float(torch.stack([torch.dot(part, part) for part in parts]).sum(dtype=torch.float64))
+    variance = (squares - count * mean**2) / (count - 1)
     scale = 0.226 / variance**0.5
     return values.mul_(scale).add_(0.449 - mean * scale)
 

@@ -7,6 +7,7 @@ their sign (PS3.5 section 8.1.1).
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRBigEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from models.errors import GeometryRefused, Refusal
 from models.frames import Frame
+
+CHUNK = 1 << 20
 
 
 def check_size(dataset: Dataset, number: int, budget: int) -> int:
@@ -34,6 +37,8 @@ def check_size(dataset: Dataset, number: int, budget: int) -> int:
             Refusal.NOT_MONOCHROME, f"Image {number} is not monochrome ({photometric or 'unknown'}, {samples} samples a pixel)."
         )
     allocated = _integer(dataset, "BitsAllocated")
+    if allocated == 1:
+        raise GeometryRefused(Refusal.NOT_AN_IMAGE, f"Object {number} has one bit a pixel; it is a segmentation and no image.")
     if allocated not in (8, 16, 32):
         raise GeometryRefused(Refusal.PIXEL_DATA_BROKEN, f"Image {number} allocates {allocated} bits a pixel; 8, 16 or 32 are possible.")
     frames = max(1, _integer(dataset, "NumberOfFrames", 1))
@@ -41,6 +46,21 @@ def check_size(dataset: Dataset, number: int, budget: int) -> int:
     if size > budget:
         raise GeometryRefused(Refusal.TOO_LARGE, f"The images would take more memory than allowed (image {number} alone {size >> 20} MiB).")
     return size
+
+
+def refuse_inflation(data: bytes, limit: int) -> None:
+    """Refuse a deflated data set that would inflate beyond ``limit`` bytes, before anything inflates it whole."""
+    group_length = int.from_bytes(data[140:144], "little")
+    start = 144 + group_length
+    if data[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() + b"\0" not in data[144:start]:
+        return
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    rest, size = data[start:], 0
+    while rest and not inflater.eof:
+        size += len(inflater.decompress(rest, CHUNK))
+        rest = inflater.unconsumed_tail
+        if size > limit:
+            raise GeometryRefused(Refusal.TOO_LARGE, "A compressed data set would take more memory than allowed.")
 
 
 def decode_values(datasets: Sequence[Dataset], frames: Sequence[Frame]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ before anything large is decoded.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -16,13 +17,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
 
-from models import frames as frame_reading
 from models.errors import GeometryRefused, Refusal
-from models.frames import Frame
+from models.frames import Frame, frames_of
 from models.geometry import LPS_TO_RAS, FloatArray, Planes, as_vectors, describe_plane, regular_grid
-from models.pixels import check_size, decode_values
+from models.pixels import check_size, decode_values, refuse_inflation
 
 ImageFile = Path | BinaryIO | Callable[[], BinaryIO]
 
@@ -108,13 +107,27 @@ def read_volume(files: Sequence[ImageFile], *, min_slices: int = 1, max_bytes: i
     """
     if not files:
         raise GeometryRefused(Refusal.NO_IMAGES, "There are no images to read.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may identify the patient
+        try:
+            return _assemble(*_read_all(files, max_bytes), min_slices)
+        except (GeometryRefused, MemoryError):
+            raise
+        except Exception as error:  # elements are converted when first used, and malformed ones raise anything
+            raise GeometryRefused(Refusal.UNREADABLE, f"The images' headers cannot be understood ({type(error).__name__}).") from error
+
+
+def _read_all(files: Sequence[ImageFile], max_bytes: int) -> tuple[list[Dataset], list[Frame]]:
     datasets: list[Dataset] = []
     total = 0
     for number, file in enumerate(files, start=1):
-        dataset = _read(file, number)
+        dataset = _read(file, number, max_bytes)
         total += check_size(dataset, number, max_bytes - total)
         datasets.append(dataset)
-    frames = frame_reading.frames_of(datasets)
+    return datasets, frames_of(datasets)
+
+
+def _assemble(datasets: list[Dataset], frames: list[Frame], min_slices: int) -> Volume:
     grid = regular_grid(_planes(frames), min_slices=min_slices, slice_thickness=frames[0].thickness)
     ordered = [frames[index] for index in grid.order]
     array = decode_values(datasets, ordered)
@@ -138,17 +151,21 @@ def _planes(frames: Sequence[Frame]) -> Planes:
         ) from None
 
 
-def _read(file: ImageFile, number: int) -> Dataset:
-    opened: BinaryIO | None = None
+def _read(file: ImageFile, number: int, max_bytes: int) -> Dataset:
     try:
-        if isinstance(file, Path):
-            data = BytesIO(file.read_bytes())
-        else:
-            opened = file() if callable(file) else file
-            data = BytesIO(opened.read())
-        return dcmread(data)
-    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, NotImplementedError, RecursionError) as error:
+        data = _bytes_of(file)
+        refuse_inflation(data, max_bytes)
+        return dcmread(BytesIO(data))
+    except GeometryRefused:
+        raise
+    except Exception as error:  # malformed files raise anything
         raise GeometryRefused(Refusal.UNREADABLE, f"Image {number} cannot be read as DICOM ({type(error).__name__}).") from error
-    finally:
-        if opened is not None and callable(file):
-            opened.close()
+
+
+def _bytes_of(file: ImageFile) -> bytes:
+    if isinstance(file, Path):
+        return file.read_bytes()
+    if callable(file):
+        with file() as opened:
+            return opened.read()
+    return file.read()

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ class MemberSpan(NamedTuple):
 class Deletion:
     """One deleted instance: what, who, why, and which bytes go."""
 
-    tombstone: int
+    tombstone: int = field(compare=False)  # its row's key; a rebuilt index gives it another
     sop_uid: str
     study_uid: str
     digest: str
@@ -40,6 +40,7 @@ class Deletion:
     reason: str
     deleted_at: float
     members: tuple[MemberSpan, ...]
+    run_key: str = ""  # of an object this node made: the loop breaker must know it although it is gone
 
     def to_line(self) -> bytes:
         """One line of JSON."""

@@ -79,8 +79,8 @@ def record(connection: Connection, info: MemberInfo, why: Why, name: str) -> Non
     if not connection.execute(insert_new(connection, quarantine).values(values)).rowcount:
         connection.execute(again.values(state=HELD, reason=why.reason, received_at=info.received_at, resolved_at=None, resolution=None))
     detail = {"kind": why.kind, "reason": why.reason, "digest": info.digest, "called_ae": info.called_ae}
-    actor = info.calling_ae or info.origin
-    audit.record(connection, "instance.quarantined", actor=actor, study_uid=info.study_uid or None, sop_uid=info.sop_uid or None, detail=detail)
+    uids = {"study_uid": info.study_uid or None, "sop_uid": info.sop_uid or None}
+    audit.record(connection, "instance.quarantined", actor=info.calling_ae or info.origin, **uids, detail=detail)
 
 
 def list_held(archive: Archive, *, state: str | None = HELD, study_uid: str | None = None, limit: int = 1000) -> list[Quarantined]:

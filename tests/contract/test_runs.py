@@ -60,7 +60,7 @@ def test_a_run_is_made_once_even_after_it_finished(database: Database, queue: Jo
         assert runs.predecessor(connection, "1.2", "brain", before=2) == done
         assert runs.predecessor(connection, "1.2", "brain", before=1) is None
         assert runs.predecessor(connection, "1.2", "other") is None
-    with pytest.raises(NotFound):  # noqa: PT012
+    with pytest.raises(NotFound):
         with database.begin() as connection:
             runs.fail_run(connection, pk, "too late")
 
@@ -153,8 +153,9 @@ def test_the_timeline_tells_everything_and_is_json(database: Database, queue: Jo
     run_pk = create(database, queue, spec(3))
     assert run_pk is not None
     with database.begin() as connection:
-        reasons = [SelectionSpec("heads", "brain", "1.2.1", True, "matches"), SelectionSpec("heads", "brain", "1.2.2", False, "Modality is SEG")]
-        runs.record_selection(connection, "1.2", 3, reasons, now=2001.0)
+        chosen = SelectionSpec("heads", "brain", "1.2.1", True, "matches")
+        other = SelectionSpec("heads", "brain", "1.2.2", False, "Modality is SEG")
+        runs.record_selection(connection, "1.2", 3, [chosen, other], now=2001.0)
         runs.start_run(connection, run_pk, "cpu", now=2002.0)
         runs.complete_run(connection, run_pk, device="cpu", timings={"forward": 1.0}, findings=[{"volume": 1.0}], now=2003.0)
         pk = deliveries.create_delivery(connection, run_pk, "1.2", "pacs", ["1.2.2.1"], queue, now=2003.0)

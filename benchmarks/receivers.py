@@ -215,12 +215,13 @@ class Node(_Program):
     """`dicom-node serve` with the configuration that `dicom-node init` writes; only ports and folder are its own."""
 
     name = "dicom-node"
-    called = "DICOM-NODE"
+    called = "DICOM_NODE"
 
     def __init__(self, settings: Callable[[str], str] = lambda text: text, arguments: tuple[str, ...] = ("serve",)) -> None:
         super().__init__()
         self._settings = settings
         self._arguments = arguments
+        self.data_folder: Path | None = None  # where it is not in the receiver's own folder
 
     @property
     def config(self) -> Path:
@@ -228,10 +229,14 @@ class Node(_Program):
 
     @property
     def data(self) -> Path:
-        return self._folder / "data"
+        return self.data_folder or self._folder / "data"
+
+    @property
+    def index(self) -> Path:
+        return next(path for path in self.data.glob("*.sqlite*") if not path.name.endswith(("-wal", "-shm", "-journal")))
 
     def configure(self, folder: Path) -> None:
-        """Write the default configuration into `folder`, with free ports."""
+        """Write the default configuration into `folder`, with free ports and the load generator as a known peer."""
         self._folder = folder
         subprocess.run(
             [sys.executable, "-m", "dicom_node", "init", "--config", str(self.config)], check=True, stdout=subprocess.DEVNULL, cwd=folder
@@ -241,6 +246,7 @@ class Node(_Program):
         text = re.sub(r"(?m)^#? ?data_dir *=.*$", f'data_dir = "{self.data}"', text, count=1)
         for table, port in (("dimse", self.port), ("web", self.http)):
             text = re.sub(rf"(?ms)^(\[{table}\].*?)^#? ?port *= *\d+", rf"\g<1>port = {port}", text, count=1)
+        text += '\n[[peer]]\nname = "load"\nae_title = "LOAD"\n'
         self.config.write_text(self._settings(text), encoding="utf-8")
 
     def start(self, folder: Path) -> None:
@@ -270,8 +276,7 @@ class Node(_Program):
 
     def query(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         """Read from the index as an outsider: sqlite3, read-only."""
-        index = next(self.data.glob("*.sqlite*"))
-        with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True, timeout=30)) as connection:
+        with closing(sqlite3.connect(f"file:{self.index}?mode=ro", uri=True, timeout=30)) as connection:
             return connection.execute(statement, values).fetchall()
 
     def backlog(self) -> int:

@@ -52,8 +52,8 @@ health=$(buildah "${store[@]}" inspect --format '{{.Docker.Config.Healthcheck}}'
 buildah "${store[@]}" run "$container" -- dicom-node serve >"$work/serve.log" 2>&1 &
 server=$!
 for _ in $(seq 120); do
-    if /usr/bin/echoscu -aec DICOM-NODE 127.0.0.1 11112 >/dev/null 2>&1; then
-        buildah "${store[@]}" run "$container" -- python3 -c "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"
+    if /usr/bin/echoscu -aec DICOM_NODE 127.0.0.1 11112 >/dev/null 2>&1; then
+        buildah "${store[@]}" run "$container" -- python3 -c "import urllib.request as r; r.urlopen('http://127.0.0.1:8042/healthz', timeout=4)"
         echo "image: echoed and healthy"
         kill -TERM "$server" 2>/dev/null || true
         wait "$server" || true

@@ -55,7 +55,7 @@ def test_a_removed_file_is_noticed_and_a_returned_one_used(sqlite_file: Path) ->
     away = sqlite_file.with_suffix(".away")
     os.rename(sqlite_file, away)
     for use in (keys, lambda database: write(database, "b")):
-        with pytest.raises(IndexUnavailable, match="gone|cannot be opened"):
+        with pytest.raises(IndexUnavailable, match=r"gone|cannot be opened"):
             use(database)
     assert not sqlite_file.exists()
     os.rename(away, sqlite_file)

@@ -25,6 +25,7 @@ from dicom_node.dimse.errors import (
     ProtocolError,
     Timeout,
 )
+from dicom_node.dimse.faults import describe
 from dicom_node.dimse.message import C_CANCEL_RQ, Command, decode_command, encode_response, frame_command_split
 
 log = structlog.get_logger()
@@ -148,8 +149,7 @@ class Acceptor:
             ended = self._serve()
         finally:
             self._close_resources()
-            if self._opened:
-                self._hooks.closed(self.context, ended)
+            self._close_hook(ended)
         return ended
 
     def _serve(self) -> str:
@@ -198,8 +198,8 @@ class Acceptor:
             self._services[context_id].handle(self, message)
         except DimseError:
             raise
-        except Exception:  # one request that fails must not end the association, nor the receiver
-            log.exception("dimse.request_failed", command=command.field, sop_class_uid=command.sop_class_uid)
+        except Exception as error:  # one request that fails must not end the association, nor the receiver
+            log.error("dimse.request_failed", command=command.field, sop_class_uid=command.sop_class_uid, **describe(error))
             self.respond(message, PROCESSING_FAILURE, "processing failed")
         if self._data_left:
             self.drain()
@@ -208,9 +208,17 @@ class Acceptor:
         for name, resource in self.context.resources.items():
             try:
                 resource.close()
-            except Exception:  # every other resource must still be closed
-                log.exception("association.resource_not_closed", resource=name)
+            except Exception as error:  # every other resource must still be closed
+                log.error("association.resource_not_closed", resource=name, **describe(error))
         self.context.resources.clear()
+
+    def _close_hook(self, ended: str) -> None:
+        if not self._opened:
+            return
+        try:
+            self._hooks.closed(self.context, ended)
+        except Exception as error:  # the database may be away; the association's lease then runs out by itself
+            log.error("association.close_not_recorded", **describe(error))
 
 
 def accepted_contexts(request: pdu.AssociateRequest, results: list[pdu.ContextResult]) -> dict[int, AcceptedContext]:

@@ -34,6 +34,7 @@ _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 HEADER: Final = 6
 DEFAULT_MAX_PDU: Final = 131_072
 _BUFFERED_PDUS: Final = 4
+_TLS_SLICE: Final = 0.5
 
 
 def configure(sock: socket.socket) -> None:
@@ -80,6 +81,7 @@ class Connection:
         self._position = self._end = self._pdu_end = 0
         self._mid_message = False
         self._slow_since = 0.0
+        self._interrupted = False
         self._quickack = _QUICKACK
         self._tls = isinstance(sock, ssl.SSLSocket)
         self.stall = self.send_deadline = stall if send_deadline is None else send_deadline
@@ -90,9 +92,10 @@ class Connection:
 
         A plain socket stays a blocking one and the kernel keeps the time: that saves a poll before each receive.
         """
-        self.stall = seconds
+        self.stall = self._slice = seconds
         if self._tls:
-            self.sock.settimeout(max(seconds, 0.001))
+            self._slice = min(max(seconds, 0.001), _TLS_SLICE)
+            self.sock.settimeout(self._slice)
             return
         self.sock.settimeout(None)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeout(seconds))
@@ -103,7 +106,11 @@ class Connection:
     def send(self, data: bytes | bytearray | memoryview) -> None:
         """Send everything, or raise Timeout or ConnectionLost."""
         try:
+            if self._tls:
+                self.sock.settimeout(self.send_deadline)
             self.sock.sendall(data)
+            if self._tls:
+                self.sock.settimeout(self._slice)
         except (BlockingIOError, TimeoutError, ssl.SSLWantWriteError) as error:
             raise Timeout("the peer stopped reading", step="send") from error
         except OSError as error:
@@ -134,27 +141,16 @@ class Connection:
             self.sock.settimeout(1.0)
             self.sock.sendall(pdu.encode_abort(source, reason))
 
-    def close(self, linger: float = 0.0) -> None:
-        """Close; with ``linger`` first let the peer read the last PDU and close from its side."""
-        with contextlib.suppress(OSError):
-            if linger:
-                self._linger(linger)
-            self.sock.close()
+    def close(self) -> None:
         self.sock.close()
 
-    def _linger(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        if not self._tls:
-            self.sock.shutdown(socket.SHUT_WR)
-        while (left := deadline - time.monotonic()) > 0:
-            self.sock.settimeout(left)
-            if not self.sock.recv_into(self._view):
-                return
-
-    def interrupt(self) -> None:
-        """Wake the thread that waits in a receive; may be called from another thread."""
+    def interrupt(self, how: int = socket.SHUT_RD) -> None:
+        """Wake the thread that waits in a receive (SHUT_RDWR: or in a send); may be called from another thread."""
+        self._interrupted = True
+        if self._tls and how == socket.SHUT_RD:
+            return  # a TLS session that has met the end of its stream could send no A-ABORT; its receive looks at the flag
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(self.sock, socket.SHUT_RD)
+            socket.socket.shutdown(self.sock, how)
 
     # ------------------------------------------------------------------- in
 
@@ -327,8 +323,10 @@ class Connection:
             try:
                 count = self.sock.recv_into(self._view[end:])
             except (BlockingIOError, TimeoutError, ssl.SSLWantReadError) as error:
-                waited += self.stall
-                if inside or waited >= self.idle:
+                waited += self._slice
+                if self._interrupted:
+                    raise ConnectionLost("interrupted") from error
+                if waited >= (self.stall if inside else self.idle):
                     raise Timeout("the peer went silent", step="receive") from error
                 continue
             except OSError as error:

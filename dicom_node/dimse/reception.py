@@ -28,10 +28,12 @@ from dicom_node.dimse.errors import (
     REASON_UNEXPECTED_PDU,
     REASON_UNRECOGNIZED_PDU,
 )
+from dicom_node.dimse.faults import describe
 
 log = structlog.get_logger()
 
 _FAREWELL: Final = 2.0
+_LAST_LINGER: Final = 0.2
 _ACCEPT_AT_ONCE: Final = 64
 _CHUNK: Final = 65_536
 _PAUSE: Final = 0.05
@@ -62,12 +64,12 @@ class ReceptionSettings(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """A socket whose request is here: ``body`` is that of the A-ASSOCIATE-RQ, empty with TLS."""
+    """A socket whose request is here: ``body`` is that of the A-ASSOCIATE-RQ, None with TLS."""
 
     sock: socket.socket
     address: str
     deadline: float
-    body: bytes = b""
+    body: bytes | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +98,7 @@ class Reception:
         self._first_byte_only = first_byte_only
         self._selector = selectors.DefaultSelector()
         self._listener = _listen(settings)
+        self.port = int(self._listener.getsockname()[1])
         self._waker, self._wakes = socket.socketpair()
         self._pending: dict[_Waiting, None] = {}
         self._by_address: dict[str, dict[_Waiting, None]] = {}
@@ -104,10 +107,6 @@ class Reception:
         self._paused_until = 0.0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="dimse-reception", daemon=True)
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
 
     @property
     def pending(self) -> int:
@@ -129,7 +128,7 @@ class Reception:
     def farewell(self, sock: socket.socket) -> None:
         """Take a socket whose last PDU is sent; close it when the peer has, or soon."""
         if self._stopping:
-            sock.close()
+            _linger(sock)
             return
         self._inbox.append(sock)
         self._wake()
@@ -146,8 +145,8 @@ class Reception:
                 for key, _ in self._selector.select(self._timeout()):
                     self._ready(key.data)
                 self._expire()
-            except Exception:  # the receiver goes on, whatever one socket did
-                log.exception("reception.failed")
+            except Exception as error:  # the receiver goes on, whatever one socket did
+                log.error("reception.failed", **describe(error))
         self._close_all()
 
     def _timeout(self) -> float | None:
@@ -251,7 +250,8 @@ class Reception:
     def _hand_over(self, waiting: _Waiting) -> None:
         self._forget(waiting)
         self._selector.unregister(waiting.sock)
-        if not self._arrived(Arrival(waiting.sock, waiting.address, waiting.deadline, bytes(waiting.data[HEADER:]))):
+        body = None if self._first_byte_only else bytes(waiting.data[HEADER:])
+        if not self._arrived(Arrival(waiting.sock, waiting.address, waiting.deadline, body)):
             log.warning("association.limit_reached", address=waiting.address)
             self._leave(waiting, b"" if self._first_byte_only else REJECT_LIMIT)
 
@@ -307,10 +307,19 @@ class Reception:
         for waiting in [*self._pending, *self._leaving]:
             self._drop(waiting)
         while self._inbox:
-            self._inbox.popleft().close()
+            _linger(self._inbox.popleft())
         self._selector.close()
         for sock in (self._listener, self._waker, self._wakes):
             sock.close()
+
+
+def _linger(sock: socket.socket) -> None:
+    """Let the peer read the last PDU: a close with unread data would reset the connection."""
+    with sock, contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_WR)
+        sock.settimeout(_LAST_LINGER)
+        while socket.socket.recv(sock, _CHUNK):
+            pass
 
 
 def _listen(settings: ReceptionSettings) -> socket.socket:

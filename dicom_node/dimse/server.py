@@ -23,6 +23,7 @@ from dicom_node.dimse.association import Acceptor, AssociationContext, Associati
 from dicom_node.dimse.connection import DEFAULT_MAX_PDU, Connection
 from dicom_node.dimse.contexts import APPLICATION_CONTEXT, Negotiator, answer_roles
 from dicom_node.dimse.errors import ABORT_BY_PROVIDER, REASON_UNEXPECTED_PDU, DimseError, ProtocolError
+from dicom_node.dimse.faults import describe
 from dicom_node.dimse.reception import REJECT_LIMIT, Arrival, Reception
 
 log = structlog.get_logger()
@@ -139,11 +140,11 @@ class Server:
                 if acceptor is not None:
                     acceptor.stop()
             self._lock.wait_for(lambda: not self._running, timeout=max(until - time.monotonic(), 0))
-            left = [acceptor for acceptor in self._running.values() if acceptor is not None]
-        for acceptor in left:
-            acceptor.connection.interrupt()
-        with self._lock:
-            self._lock.wait_for(lambda: not self._running, timeout=2.0)
+        for how in (socket.SHUT_RD, socket.SHUT_RDWR):
+            with self._lock:
+                for acceptor in filter(None, self._running.values()):
+                    acceptor.connection.interrupt(how)
+                self._lock.wait_for(lambda: not self._running, timeout=1.0)
 
     # ------------------------------------------------------------ one arrival
 
@@ -184,8 +185,8 @@ class Server:
         try:
             with structlog.contextvars.bound_contextvars(association=key, address=arrival.address):
                 farewell = self._associate(key, arrival)
-        except Exception:  # whatever one peer sends, the receiver goes on
-            log.exception("association.failed", address=arrival.address)
+        except Exception as error:  # whatever one peer sends, the receiver goes on
+            log.error("association.failed", address=arrival.address, **describe(error))
         finally:
             if farewell is None:
                 arrival.sock.close()
@@ -228,7 +229,8 @@ class Server:
 
     def _negotiate(self, key: str, arrival: Arrival, connection: Connection) -> Acceptor | None:
         """Answer the request; None where it was rejected."""
-        request = pdu.parse_associate_request(arrival.body or self._read_request(arrival, connection))
+        body = self._read_request(arrival, connection) if arrival.body is None else arrival.body
+        request = pdu.parse_associate_request(body)
         caller = Caller(request.calling_ae, request.called_ae, arrival.address, _certificate(connection.sock))
         verdict = self._admit(request, caller)
         if isinstance(verdict, Refusal):

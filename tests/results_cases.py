@@ -101,8 +101,6 @@ def ellipsoid(frames: int, rows: int, columns: int, scale: float = 0.35) -> NDAr
     z, y, x = np.ogrid[:frames, :rows, :columns]
     depth, height, width = (z - frames / 2) / frames, (y - rows / 2) / rows, (x - columns / 2) / columns
     radius = (depth**2 + height**2 + width**2) / scale**2
-        ((z - frames / 2) / (frames * scale)) ** 2 + ((y - rows / 2) / (rows * scale)) ** 2 + ((x - columns / 2) / (columns * scale)) ** 2
-    )
     inside: NDArray[np.bool_] = radius < 1
     return inside
 

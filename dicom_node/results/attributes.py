@@ -86,7 +86,9 @@ TRIAL = [
     "ClinicalTrialTimePointID",
     "ClinicalTrialTimePointDescription",
 ]
-COPIED = (*PATIENT, *STUDY, *PATIENT_STUDY, *TRIAL, "TimezoneOffsetFromUTC")
+TRIAL_REQUIRED = ("ClinicalTrialSponsorName", "ClinicalTrialProtocolID")
+TRIAL_EMPTY = ("ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName", "ClinicalTrialTimePointID")
+COPIED = (*PATIENT, *STUDY, *PATIENT_STUDY, "TimezoneOffsetFromUTC")
 REQUIRED = (
     "PatientName",
     "PatientID",
@@ -127,9 +129,22 @@ def identification(header: Dataset, policy: TextPolicy) -> Dataset:
     Type 2 attributes are always there, empty if the source has nothing valid to say.
     """
     result = copied(header, COPIED, policy)
+    result.update(_trial(header, policy))
     if result.get("PatientSex") not in ("M", "F", "O", "", None):
         del result.PatientSex
     for keyword in REQUIRED:
+        if keyword not in result:
+            result.add(_empty(keyword))
+    return result
+
+
+def _trial(header: Dataset, policy: TextPolicy) -> Dataset:
+    """Clinical Trial Subject and Study; nothing where the source does not name trial and subject (type 1)."""
+    result = copied(header, TRIAL, policy)
+    subject = result.get("ClinicalTrialSubjectID") or result.get("ClinicalTrialSubjectReadingID")
+    if not subject or not all(result.get(keyword) for keyword in TRIAL_REQUIRED):
+        return Dataset()
+    for keyword in TRIAL_EMPTY:
         if keyword not in result:
             result.add(_empty(keyword))
     return result

@@ -15,6 +15,7 @@ def concept(code: Code) -> CodedConcept:
 IMAGING_MEASUREMENT_REPORT = CodedConcept("126000", "DCM", "Imaging Measurement Report")
 PROCESSING_EQUIPMENT = CodedConcept("109102", "DCM", "Processing Equipment")
 ACQUISITION_EQUIPMENT = CodedConcept("109101", "DCM", "Acquisition Equipment")
+SOURCE_SERIES = CodedConcept("121323", "DCM", "Source series for image processing operation")
 COMMENT = CodedConcept("121106", "DCM", "Comment")
 PROBABILITY = CodedConcept("2339001", "SCT", "Probability")
 NO_UNITS = CodedConcept("1", "UCUM", "no units")

@@ -31,6 +31,7 @@ from highdicom.sr import (
     SourceSeriesForSegmentation,
     TextContentItem,
     TrackingIdentifier,
+    UIDRefContentItem,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom.dataset import Dataset
@@ -170,7 +171,9 @@ class _Groups:
         frames = list(self._sources.frame_numbers) or None
         image = SourceImageForSegmentation(sop_class, instance, frames)
         in_object = _frame_of_segment(dataset, number)
-        return ReferencedSegmentationFrame(SEG_SOP_CLASS, str(dataset.SOPInstanceUID), in_object, number, image)
+        reference = ReferencedSegmentationFrame(SEG_SOP_CLASS, str(dataset.SOPInstanceUID), in_object, number, image)
+        del reference[0].ReferencedSOPSequence[0].ReferencedSegmentNumber  # a frame or a segment, not both (PS3.3 table 10-3)
+        return reference
 
     def _classification(self, found: Classification) -> Group:
         evaluations = [QualitativeEvaluation(own.concept(found.name), own.concept(found.value))]
@@ -203,7 +206,7 @@ class _Groups:
         algorithm: AlgorithmIdentification | None = None,
     ) -> MeasurementsAndQualitativeEvaluations:
         """A TID 1501 group about the whole input."""
-        return MeasurementsAndQualitativeEvaluations(
+        group = MeasurementsAndQualitativeEvaluations(
             tracking_identifier=self._tracking(finding),
             finding_category=finding_category,
             finding_type=finding_type,
@@ -212,9 +215,12 @@ class _Groups:
             qualitative_evaluations=list(evaluations) or None,
             source_images=self._source_images(),
         )
+        if len(self._sources.shells) > 1:
+            group[0].ContentSequence.append(UIDRefContentItem(own.SOURCE_SERIES, self._sources.series_uid, RelationshipTypeValues.CONTAINS))
+        return group
 
     def _source_images(self) -> list[SourceImageForMeasurementGroup]:
-        """The images a group without a region rests on: all of them are evidence, one stands for a series here."""
+        """The image to look at: the only one, or the middle of a series, which is then referred to as a whole too."""
         instances = self._sources.instances()
         sop_class, instance = instances[len(instances) // 2]
         frames = sorted(self._sources.frame_numbers) or None

@@ -76,6 +76,7 @@ def build(plan: SegmentationPlan, prediction: Prediction, sources: Sources, cont
         omit_empty_frames=True,
         **general_equipment(model),
     )
+    dataset.ContentCreatorName = ""  # type 2: no person made this
     dataset["PixelData"].VR = "OB"  # 1 or 8 bits allocated (PS3.5 section A.2)
     _fix_dimension_organization(dataset, dimension_organization_uid(context.run_key, plan.kind.value))
     if sources.multiframe:

@@ -22,8 +22,8 @@ def coded(value: str, meaning: str) -> Dataset:
 def test_identity_of_patient_and_study_is_copied() -> None:
     issuer = Dataset()
     issuer.UniversalEntityID, issuer.UniversalEntityIDType = "1.2.3", "ISO"
-    more = {"IssuerOfPatientID": "HOSPITAL", "IssuerOfPatientIDQualifiersSequence": [issuer], "ClinicalTrialProtocolID": "T-7"}
-    sources = headers(**more)
+    trial = {"ClinicalTrialProtocolID": "T-7", "ClinicalTrialSponsorName": "Sponsor", "ClinicalTrialSubjectID": "7"}
+    sources = headers(IssuerOfPatientID="HOSPITAL", IssuerOfPatientIDQualifiersSequence=[issuer], **trial)
     for dataset in encoded(sources):
         for keyword in [
             "PatientName",

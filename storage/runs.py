@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from storage import audit
 from storage.errors import NotFound
 from storage.jobs import JobQueue, JobSpec
 from storage.records import RunRecord, from_row
-from storage.schema import job, run, selection
+from storage.schema import job, run, selection, study
 from storage.statements import insert_new, is_one_of
 
 WAITING = ("SCHEDULED", "IN_PROGRESS")
@@ -200,10 +200,31 @@ def _finish(connection: Connection, pk: int, state: str, now: float | None, **va
     return from_row(RunRecord, row)
 
 
+def earlier_runs(connection: Connection, study_uid: str, bundle: str, revision: int) -> list[RunRecord]:
+    """Read the runs of a bundle on revisions of a study below ``revision``, newest first."""
+    query = select(run).where(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.study_revision < revision)
+    return [from_row(RunRecord, row) for row in connection.execute(query.order_by(run.c.study_revision.desc(), run.c.pk.desc()))]
+
+
+def flag_study(connection: Connection, study_uid: str, reason: str) -> None:
+    """Mark a study for a person to look at; a flag that is there already stays."""
+    connection.execute(update(study).where(study.c.study_uid == study_uid, study.c.flag.is_(None)).values(flag=reason))
+
+
 def cancel_older(
-    connection: Connection, queue: JobQueue, study_uid: str, revision: int, bundle: str, *, actor: str = "routing", now: float | None = None
+    connection: Connection,
+    queue: JobQueue,
+    study_uid: str,
+    revision: int,
+    bundle: str,
+    *,
+    actor: str = "routing",
+    now: float | None = None,
+    among: Collection[int] | None = None,
 ) -> list[int]:
     """Make way for a run on a newer revision of a study: older ones that wait are canceled, running ones finish but are not delivered.
+
+    ``among`` restricts it to some runs.
 
     Returns
     -------
@@ -213,6 +234,8 @@ def cancel_older(
     at = time.time() if now is None else now
     why = f"superseded by revision {revision} of the study"
     older = and_(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.study_revision < revision, is_one_of(run.c.state, *WAITING))
+    if among is not None:
+        older = and_(older, run.c.pk.in_(list(among)))
     canceled = []
     for row in connection.execute(select(run.c.pk, run.c.job_pk).where(older).order_by(run.c.pk).with_for_update()).all():
         if row.job_pk is None or queue.cancel(row.job_pk, why, connection=connection):

@@ -24,6 +24,7 @@ SPACING_TOLERANCE = 1e-3
 STEP_TOLERANCE = 0.05
 DRIFT_TOLERANCE_PIXELS = 0.5
 DUPLICATE_FRACTION = 0.01
+DUPLICATE_MM = 1e-4
 
 FloatArray = NDArray[np.float64]
 
@@ -153,34 +154,36 @@ def _refuse_drift(ordered: FloatArray, normal: FloatArray, pixel: float) -> None
 
 def _refuse_steps(distances: FloatArray) -> None:
     steps = np.diff(distances)
-    positive = steps[steps > 1e-4]
+    positive = steps[steps > DUPLICATE_MM]
     if positive.size == 0:
         raise GeometryRefused(Refusal.DUPLICATE_SLICES, f"All {len(distances)} images lie at the same position.")
-    step = float(np.median(positive))
-    duplicates = int((steps <= DUPLICATE_FRACTION * step).sum())
-    if duplicates:
-        at = int(np.argmax(steps <= DUPLICATE_FRACTION * step))
+    usual = float(np.median(positive))
+    repeated = steps <= max(DUPLICATE_MM, DUPLICATE_FRACTION * usual)
+    if repeated.any():
         raise GeometryRefused(
             Refusal.DUPLICATE_SLICES,
-            f"{duplicates} of {len(distances)} images repeat the position of another one (first at slice {at + 1}); "
+            f"{int(repeated.sum())} of {len(distances)} images repeat the position of another one (first at slice {int(repeated.argmax()) + 1}); "
             "the series may hold several echoes or time points.",
         )
+    step = float(np.median(positive[positive < 1.5 * positive.min()]))
+    _refuse_gaps(steps, step, usual)
+
+
+def _refuse_gaps(steps: FloatArray, step: float, usual: float) -> None:
+    """``step`` is the spacing of the grid: where every other slice is missing, gaps outnumber steps."""
     relative = steps / step
     wrong = np.flatnonzero(np.abs(relative - 1) > STEP_TOLERANCE)
     if not wrong.size:
         return
+    count, first = len(steps) + 1, int(wrong[0]) + 1
     multiples = np.rint(relative[wrong])
     if bool((multiples >= 2).all() and (np.abs(relative[wrong] - multiples) <= STEP_TOLERANCE * multiples).all()):
         missing = int((multiples - 1).sum())
-        raise GeometryRefused(
-            Refusal.MISSING_SLICES,
-            f"{missing} {'slice is' if missing == 1 else 'slices are'} missing: "
-            f"the first gap is after slice {int(wrong[0]) + 1} of {len(distances)}.",
-        )
+        what = "1 slice is" if missing == 1 else f"{missing} slices are"
+        raise GeometryRefused(Refusal.MISSING_SLICES, f"{what} missing: the first gap is after slice {first} of {count}.")
     raise GeometryRefused(
         Refusal.UNEVEN_SPACING,
-        f"The slices are unevenly spaced: {float(steps.min()):.2f} to {float(steps.max()):.2f} mm, "
-        f"most often {step:.2f} mm; first after slice {int(wrong[0]) + 1}.",
+        f"The slices are unevenly spaced: {float(steps.min()):.2f} to {float(steps.max()):.2f} mm, most often {usual:.2f} mm.",
     )
 
 

@@ -198,7 +198,7 @@ class Acceptor:
             self._services[context_id].handle(self, message)
         except DimseError:
             raise
-        except Exception as error:  # one request that fails must not end the association, nor the receiver
+        except Exception as error:  # noqa: BLE001 - one request that fails must not end the association, nor the receiver
             log.error("dimse.request_failed", command=command.field, sop_class_uid=command.sop_class_uid, **describe(error))
             self.respond(message, PROCESSING_FAILURE, "processing failed")
         if self._data_left:
@@ -208,7 +208,7 @@ class Acceptor:
         for name, resource in self.context.resources.items():
             try:
                 resource.close()
-            except Exception as error:  # every other resource must still be closed
+            except Exception as error:  # noqa: BLE001 - every other resource must still be closed
                 log.error("association.resource_not_closed", resource=name, **describe(error))
         self.context.resources.clear()
 
@@ -217,7 +217,7 @@ class Acceptor:
             return
         try:
             self._hooks.closed(self.context, ended)
-        except Exception as error:  # the database may be away; the association's lease then runs out by itself
+        except Exception as error:  # noqa: BLE001 - the database may be away; the association's lease then runs out by itself
             log.error("association.close_not_recorded", **describe(error))
 
 

@@ -145,7 +145,7 @@ class Reception:
                 for key, _ in self._selector.select(self._timeout()):
                     self._ready(key.data)
                 self._expire()
-            except Exception as error:  # the receiver goes on, whatever one socket did
+            except Exception as error:  # noqa: BLE001 - the receiver goes on, whatever one socket did
                 log.error("reception.failed", **describe(error))
         self._close_all()
 

@@ -185,7 +185,7 @@ class Server:
         try:
             with structlog.contextvars.bound_contextvars(association=key, address=arrival.address):
                 farewell = self._associate(key, arrival)
-        except Exception as error:  # whatever one peer sends, the receiver goes on
+        except Exception as error:  # noqa: BLE001 - whatever one peer sends, the receiver goes on
             log.error("association.failed", address=arrival.address, **describe(error))
         finally:
             if farewell is None:

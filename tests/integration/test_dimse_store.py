@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
+from structlog.testing import capture_logs
 
 from dicom_node.dimse.admission import KnownPeer, PeerAdmission, Unknown
+from dicom_node.dimse.association import AssociationContext
 from dicom_node.dimse.contexts import LABEL_MAP_SEGMENTATION, VERIFICATION
+from dicom_node.dimse.testing import RememberingHooks
 from storage.errors import CannotUnderstand, DataSetMismatch, IndexUnavailable, NoSpace, ReadOnly, StorageError
 from tests.dimse import CT, EXPLICIT, IMPLICIT, pynetdicom_client, receiver
 
@@ -109,3 +112,27 @@ def test_unknown_callers_echo_but_do_not_store() -> None:
             assert client.send_c_store(instance()).Status == 0x0124
         with pynetdicom_client(node.port, [(CT, None)], title="SCANNER") as client:
             assert client.send_c_store(instance()).Status == 0
+
+
+def test_an_unexpected_error_is_logged_without_its_text() -> None:
+    """The text of somebody else's exception may quote a data set."""
+    with capture_logs() as logs, receiver() as node, pynetdicom_client(node.port, [(CT, None)]) as client:
+        node.archive.fail = Failing("write", ValueError("Doe^Jane"))
+        assert client.send_c_store(instance("1.2.666")).Status == 0x0110
+    (entry,) = [entry for entry in logs if entry["event"] == "dimse.request_failed"]
+    assert entry["error"] == "ValueError"
+    assert "write" in entry["trace"]
+    assert "Doe" not in str(logs)
+
+
+def test_an_index_that_is_away_at_the_end_is_survived() -> None:
+    class Away(RememberingHooks):
+        def closed(self, context: AssociationContext, ended: str) -> None:
+            raise IndexUnavailable("away")
+
+    with capture_logs() as logs, receiver() as node:
+        node.server._hooks = Away()
+        for _ in range(2):
+            with pynetdicom_client(node.port, [(CT, None)]) as client:
+                assert client.send_c_store(instance()).Status == 0
+    assert [entry["event"] for entry in logs].count("association.close_not_recorded") == 2

@@ -6,13 +6,18 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import generate_uid
 
+from dicom_node.dimse.contexts import VERIFICATION
+from dicom_node.dimse.scu import StoreItem, associate
 from dicom_node.dimse.testing import DiscardingSession
-from tests.dimse import CT, EXPLICIT, receiver
+from tests.dimse import CT, EXPLICIT, IMPLICIT, receiver
+from tests.peers.orthanc import Orthanc
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("TCP_NODELAY", "TCP_BUFFER_LENGTH")}
 SIZES = {"ct": 526_000, "small": 10_000}
@@ -76,3 +81,44 @@ def test_nagle_senders_are_not_held_up(tool: str, kind: str, tmp_path: Path) -> 
                 break
     print(f"{tool} {kind}: {best:.0f} instances/s, the program's start included")
     assert best >= LEAST_PER_SECOND
+
+
+@pytest.mark.peer("Orthanc")
+def test_orthanc_keeps_what_we_send_and_sends_it_back(tmp_path: Path) -> None:
+    paths = [write_instance(tmp_path, number, 200_000) for number in range(5)]
+    items = [part10_item(path) for path in paths]
+    with Orthanc(tmp_path / "orthanc") as orthanc, receiver() as node:
+        contexts = [(CT, [EXPLICIT]), (VERIFICATION, [IMPLICIT])]
+        with associate(orthanc.host, orthanc.dicom_port, calling_ae="NODE", called_ae="ORTHANC", contexts=contexts) as association:
+            assert association.echo() == 0
+            assert [result.status for result in association.store_many(items)] == [0] * 5
+            assert association.store(items[0]).status == 0
+        assert orthanc.statistics()["CountInstances"] == 5
+        orthanc.add_modality("node", "NODE", node.port)
+        assert orthanc.echo("node")
+        (study,) = orthanc.studies()
+        orthanc.store("node", study["ID"])
+        assert {uid: stored.data for uid, stored in node.archive.instances.items()} == {
+            item.sop_instance_uid: data_set(path) for item, path in zip(items, paths, strict=True)
+        }
+
+
+def data_set(path: Path) -> bytes:
+    raw = path.read_bytes()
+    return raw[meta_length(raw) :]
+
+
+def meta_length(raw: bytes) -> int:
+    return 132 + 12 + int.from_bytes(raw[140:144], "little")
+
+
+def part10_item(path: Path) -> StoreItem:
+    def opened() -> BinaryIO:
+        file = path.open("rb")
+        file.seek(start)
+        return file
+
+    raw = path.read_bytes()
+    start = meta_length(raw)
+    uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+    return StoreItem(CT, uid, EXPLICIT, len(raw) - start, opened)

@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, case, exists, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, exists, insert, literal, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from storage.database import Database
 from storage.errors import NotFound, StaleToken
@@ -137,29 +139,15 @@ class JobQueue:
     def claim(self, queues: Sequence[str], worker: str) -> ClaimedJob | None:
         """Take the most urgent due job of ``queues`` (exact names, or a prefix as ``deliver:*``); None when nothing is due."""
         now = self._clock()
-        due = and_(is_one_of(job.c.state, JobState.SCHEDULED.value), job.c.not_before <= now, _in_queues(queues))
+        look, take = _claim_statements(tuple(queues))
         if self._database.dialect == "sqlite":
             # A write transaction holds up every other writer: an idle worker only looks.
             with self._database.read() as connection:
-                if connection.scalar(select(job.c.pk).where(due).limit(1)) is None:
+                if connection.scalar(look, {"at": now}) is None:
                     return None
-        order = (job.c.priority.desc(), job.c.not_before, job.c.pk)
-        chosen = select(job.c.pk).where(due).order_by(*order).limit(1).with_for_update(skip_locked=True).scalar_subquery()
-        claim = (
-            update(job)
-            .where(job.c.pk == chosen, job.c.state == JobState.SCHEDULED.value)
-            .values(
-                state=JobState.IN_PROGRESS.value,
-                attempts=job.c.attempts + 1,
-                lease_until=now + self.lease,
-                transaction_uid=new_transaction_uid(),
-                worker=worker,
-                updated_at=now,
-            )
-            .returning(*(job.c[name] for name in ClaimedJob.__dataclass_fields__))
-        )
+        token = {"until": now + self.lease, "token": new_transaction_uid(), "by": worker}
         with self._database.begin() as connection:
-            row = connection.execute(claim).one_or_none()
+            row = connection.execute(take, {"at": now, **token}).one_or_none()
             if row is None:
                 return None
             self._event(connection, row.pk, JobState.IN_PROGRESS, f"attempt {row.attempts} of {row.max_attempts}", worker)
@@ -168,13 +156,11 @@ class JobQueue:
     def extend(self, claimed: ClaimedJob) -> None:
         """Renew the lease (the heartbeat). Raises StaleToken when the job is no longer the caller's: stop working on it."""
         with self._database.begin() as connection:
-            renewal = update(job).where(_held(claimed)).values(lease_until=self._clock() + self.lease)
-            if connection.execute(renewal).rowcount != 1:
-                raise StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
+            self._change(connection, claimed, lease_until=self._clock() + self.lease)
 
     def fence(self, connection: Connection, claimed: ClaimedJob) -> None:
         """Hold the job's row to the end of the caller's transaction, or raise StaleToken when another worker has it."""
-        if connection.scalar(select(job.c.pk).where(_held(claimed)).with_for_update()) is None:
+        if connection.scalar(_FENCE, _proof(claimed)) is None:
             raise StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
 
     def complete(self, connection: Connection, claimed: ClaimedJob, detail: str = "") -> None:
@@ -321,21 +307,52 @@ class JobQueue:
         return self._database.begin() if connection is None else nullcontext(connection)
 
     def _leave(self, connection: Connection, claimed: ClaimedJob, state: JobState, detail: str, **values: Any) -> None:
-        statement = update(job).where(_held(claimed)).values(state=state.value, updated_at=self._clock(), **values)
-        if connection.execute(statement).rowcount != 1:
-            raise StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
+        self._change(connection, claimed, state=state.value, updated_at=self._clock(), **values)
         self._event(connection, claimed.pk, state, detail, claimed.worker)
 
+    def _change(self, connection: Connection, claimed: ClaimedJob, **values: Any) -> None:
+        if connection.execute(_CHANGE, {**_proof(claimed), **values}).rowcount != 1:
+            raise StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
+
     def _event(self, connection: Connection, pk: int, state: JobState, detail: str | None, worker: str | None = None) -> None:
-        values = {"job_pk": pk, "at": self._clock(), "state": state.value, "worker": worker, "detail": detail}
-        connection.execute(insert(job_event).values(**values))
+        connection.execute(_EVENT, {"job_pk": pk, "at": self._clock(), "state": state.value, "worker": worker, "detail": detail})
 
 
-def _held(claimed: ClaimedJob) -> ColumnElement[bool]:
-    """The fencing condition: the row is running under this claim's own Transaction UID."""
-    return and_(
-        job.c.pk == claimed.pk, job.c.state == JobState.IN_PROGRESS.value, job.c.transaction_uid == claimed.transaction_uid
+# Statements of the busy paths are built once: building one costs more than running it.
+
+# The fencing condition: the row is running under the claim's own Transaction UID.
+_HELD = and_(
+    job.c.pk == bindparam("held_pk"), job.c.state == JobState.IN_PROGRESS.value, job.c.transaction_uid == bindparam("held_token")
+)
+_FENCE = select(job.c.pk).where(_HELD).with_for_update()
+_CHANGE = update(job).where(_HELD)
+_EVENT = insert(job_event)
+
+
+def _proof(claimed: ClaimedJob) -> dict[str, Any]:
+    return {"held_pk": claimed.pk, "held_token": claimed.transaction_uid}
+
+
+@lru_cache(maxsize=256)
+def _claim_statements(queues: tuple[str, ...]) -> tuple[Select[Any], ReturningUpdate[Any]]:
+    """Look for a due job, and take the most urgent one, in a single statement; parameters ``at``, ``until``, ``token`` and ``by``."""
+    due = and_(is_one_of(job.c.state, JobState.SCHEDULED.value), job.c.not_before <= bindparam("at"), _in_queues(queues))
+    order = (job.c.priority.desc(), job.c.not_before, job.c.pk)
+    chosen = select(job.c.pk).where(due).order_by(*order).limit(1).with_for_update(skip_locked=True).scalar_subquery()
+    take = (
+        update(job)
+        .where(job.c.pk == chosen, job.c.state == JobState.SCHEDULED.value)
+        .values(
+            state=JobState.IN_PROGRESS.value,
+            attempts=job.c.attempts + 1,
+            lease_until=bindparam("until"),
+            transaction_uid=bindparam("token"),
+            worker=bindparam("by"),
+            updated_at=bindparam("at"),
+        )
+        .returning(*(job.c[name] for name in ClaimedJob.__dataclass_fields__))
     )
+    return select(job.c.pk).where(due).limit(1), take
 
 
 def _in_queues(queues: Sequence[str]) -> ColumnElement[bool]:

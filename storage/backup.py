@@ -14,15 +14,19 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
 from storage import journal, schema, snapshot
 from storage.copying import copy_file, sync_directory
 from storage.database import open_database
+from storage.deletion import apply_journal
 from storage.errors import NotFound, StorageError
 from storage.maintenance import shared_lock
+
+if TYPE_CHECKING:
+    from storage.archive import Archive
 
 INDEX = "index.sqlite"
 MANIFEST = "backup.json"
@@ -47,7 +51,7 @@ class BackupReport:
     seconds: float = 0.0
 
 
-def backup(archive: Any, destination: Path, *, link: bool = False, progress: Progress | None = None) -> BackupReport:
+def backup(archive: Archive, destination: Path, *, link: bool = False, progress: Progress | None = None) -> BackupReport:
     """Write a backup of `archive` into the new or empty directory `destination`.
 
     With `link`, sealed segments are hard links where the file system allows it: quick and small, but a later deletion empties those
@@ -102,11 +106,12 @@ def restore(source: Path, root: Path, url: str, *, progress: Progress | None = N
     _sync_tree(root)
     with closing(open_database(url, create=True)) as database:
         snapshot.load(source / INDEX, database)
+        deleted = apply_journal(root, database)
     return BackupReport(
         str(root),
         manifest["archive_id"],
         manifest["created_at"],
-        manifest["instances"],
+        manifest["instances"] - deleted,
         len(files),
         sum(files.values()),
         tuple(manifest["missing"]),

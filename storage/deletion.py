@@ -28,6 +28,7 @@ from storage.segments import try_lock
 
 if TYPE_CHECKING:
     from storage.archive import Archive
+    from storage.database import Database
 
 log = structlog.get_logger()
 
@@ -79,6 +80,35 @@ def finish_deletions(archive: Archive) -> int:
         log.info("deletion.finished", instances=len(found))
     _remove_empty_segments(archive)
     return len(found)
+
+
+def apply_journal(root: Path, database: Database) -> int:
+    """Delete from an index that is older than the journal (a restored one) what the journal says went since; return how many instances."""
+    removed = 0
+    with database.begin() as connection:
+        known = {(row.sop_uid, row.deleted_at) for row in connection.execute(select(tombstone.c.sop_uid, tombstone.c.deleted_at))}
+        for entry in journal.read(root):
+            if (entry.sop_uid, entry.deleted_at) in known:
+                continue
+            for pk in _standing(connection, entry):
+                removed += len(_bury(connection, instance.c.pk == pk, entry.deleted_by, entry.reason, entry.deleted_at))
+                _remove_empty_parents(connection, entry.study_uid)
+    return removed
+
+
+def _standing(connection: Connection, entry: Deletion) -> set[int]:
+    """The rows of the bytes that `entry` names. The time tells them from later ones at the same place."""
+    found: set[int] = set()
+    for span in entry.members:
+        query = (
+            select(instance.c.pk)
+            .join(location, location.c.instance_pk == instance.c.pk)
+            .join(segment, segment.c.pk == location.c.segment_pk)
+            .where(instance.c.sop_uid == entry.sop_uid, instance.c.received_at <= entry.deleted_at)
+            .where(segment.c.name == span.segment, location.c.member_offset == span.member_offset)
+        )
+        found.update(connection.execute(query).scalars())
+    return found
 
 
 def _delete(archive: Archive, which: Any, who: str, reason: str, what: str, progress: Progress | None = None) -> DeletionReport:

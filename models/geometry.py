@@ -160,9 +160,10 @@ def _refuse_steps(distances: FloatArray) -> None:
     usual = float(np.median(positive))
     repeated = steps <= max(DUPLICATE_MM, DUPLICATE_FRACTION * usual)
     if repeated.any():
+        first = int(repeated.argmax()) + 1
         raise GeometryRefused(
             Refusal.DUPLICATE_SLICES,
-            f"{int(repeated.sum())} of {len(distances)} images repeat the position of another one (first at slice {int(repeated.argmax()) + 1}); "
+            f"{int(repeated.sum())} of {len(distances)} images repeat the position of another one (first at slice {first}); "
             "the series may hold several echoes or time points.",
         )
     step = float(np.median(positive[positive < 1.5 * positive.min()]))

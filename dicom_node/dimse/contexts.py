@@ -60,7 +60,6 @@ class Negotiator:
         self._abstract = frozenset(abstract_syntaxes)
         order = (*TRANSFER_SYNTAXES, *extra_transfer_syntaxes)
         self._rank = {uid: rank for rank, uid in enumerate(order)}
-        self._uncompressed = frozenset((*_FIRST, *_LAST))
 
     def answer(self, proposed: Sequence[ProposedContext]) -> list[ContextResult]:
         """One result per proposed context, with one transfer syntax each."""

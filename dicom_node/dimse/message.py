@@ -172,12 +172,18 @@ def encode_response(request: Command, status: int, comment: str = "", *, has_dat
         0, _STATUS, 2, status,
     )  # fmt: skip
     if comment:
-        value = even(comment[:64].replace("\\", "/").encode("ascii", "replace"), b" ")
+        value = _comment_value(comment)
         body += _pack_element(0, _COMMENT, len(value)) + value
     if request.field == C_STORE_RQ and request.sop_instance_uid:
         value = even(request.sop_instance_uid.encode("ascii", "replace"))
         body += _pack_element(0, _AFFECTED_INSTANCE, len(value)) + value
     return _pack_ul(0, _GROUP_LENGTH, 4, len(body)) + body
+
+
+def _comment_value(comment: str) -> bytes:
+    """An LO: one line, no backslash, 64 characters, and ASCII because a command set names no character set."""
+    text = "".join(c if c.isprintable() and c != "\\" else " " for c in comment[:64])
+    return even(text.encode("ascii", "replace"), b" ")
 
 
 @lru_cache(maxsize=512)

@@ -17,12 +17,11 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from struct import Struct
 from types import TracebackType
-from typing import BinaryIO, Final, Self, cast
+from typing import BinaryIO, Final, Self
 
 from dicom_node.dimse import pdu
-from dicom_node.dimse.connection import DEFAULT_MAX_PDU, HEADER, Connection, configure
+from dicom_node.dimse.connection import DEFAULT_MAX_PDU, Connection, configure
 from dicom_node.dimse.contexts import ACCEPTED, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from dicom_node.dimse.errors import (
     ABORT_BY_PROVIDER,
@@ -47,14 +46,10 @@ from dicom_node.dimse.message import (
     encode_store_request,
     frame_command_split,
 )
+from dicom_node.dimse.outgoing import Chunks, Outgoing
 
 MAX_CONTEXTS: Final = 128
 _ANSWER_CAP: Final = 1_048_576
-_pack_data = Struct(">BBLLBB").pack_into
-_PDV: Final = 12  # PDU header and PDV header
-_GATHERED: Final = 512  # buffers in one sendmsg; systems take 1024
-
-Chunks = Iterable[bytes | bytearray | memoryview]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +188,8 @@ class Requestor:
             for result in reversed(accept.contexts)
             if result.result == ACCEPTED and result.id in abstract
         }
-        room = self.max_pdu if 0 < self.max_pdu <= DEFAULT_MAX_PDU else DEFAULT_MAX_PDU
-        self._room = max((room - HEADER) & ~1, 2)
-        self._out = bytearray(_PDV + self._room)
-        self._out_view = memoryview(self._out)
+        self._outgoing = Outgoing(connection, self.max_pdu)
         self._open = True
-        self._sending = False
 
     def __enter__(self) -> Self:
         return self
@@ -243,13 +234,12 @@ class Requestor:
             message_id = self._next_id()
             command = encode_store_request(message_id, item.sop_class_uid, item.sop_instance_uid)
             head = frame_command_split(context_id, command, self.max_pdu)
-            self._sending = False
             try:
-                self._send_data(head, context_id, item)
+                self._outgoing.send(head, context_id, item.length, item.open)
             except ConnectionLost as lost:
                 raise self._why_lost(lost) from lost
             except BaseException:
-                if self._sending:
+                if self._outgoing.begun:
                     self.abort()  # half an instance is out: the association cannot go on
                 raise
             answer = self._response(context_id, message_id)
@@ -300,68 +290,6 @@ class Requestor:
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
-    def _send_data(self, head: bytes, context_id: int, item: StoreItem) -> None:
-        source = item.open()
-        try:
-            if hasattr(source, "readinto"):
-                self._send_file(head, context_id, cast(BinaryIO, source), item)
-            else:
-                self._send_chunks(head, context_id, source, item)
-        finally:
-            if hasattr(source, "close"):
-                source.close()
-
-    def _send_file(self, head: bytes, context_id: int, source: BinaryIO, item: StoreItem) -> None:
-        """One PDU a read: read behind the headers, send headers and data as they lie."""
-        connection, view, left = self._connection, self._out_view, item.length
-        first = True
-        while left or first:
-            size = min(left, self._room)
-            got = 0
-            while got < size:
-                count = source.readinto(view[_PDV + got : _PDV + size])  # type: ignore[attr-defined]
-                if not count:
-                    raise _short(item)
-                got += count
-            left -= size
-            _pack_data(self._out, 0, pdu.P_DATA, 0, size + HEADER, size + 2, context_id, 0 if left else 2)
-            self._sending = True
-            if first:
-                connection.send_gathered([head, view[: _PDV + size]])
-                first = False
-            else:
-                connection.send(view[: _PDV + size])
-
-    def _send_chunks(self, head: bytes, context_id: int, source: Chunks, item: StoreItem) -> None:
-        """Cut chunks to PDVs; full ones leave as they are, gathered with their headers."""
-        left = item.length
-        parts: list[bytes | bytearray | memoryview] = [head]
-        pending = memoryview(b"")
-        chunks = iter(source)
-        while True:
-            size = min(left, self._room)
-            pieces, got = [], 0
-            while got < size:
-                if not pending:
-                    chunk = next(chunks, None)
-                    if chunk is None:
-                        raise _short(item)
-                    pending = memoryview(chunk)
-                    continue
-                piece = pending[: size - got]
-                pieces.append(piece)
-                got += len(piece)
-                pending = pending[len(piece) :]
-            left -= size
-            header = bytearray(_PDV)
-            _pack_data(header, 0, pdu.P_DATA, 0, size + HEADER, size + 2, context_id, 0 if left else 2)
-            parts += (header, *pieces)
-            self._sending = True
-            self._connection.send_gathered(parts if len(parts) <= _GATHERED else [b"".join(parts)])
-            if not left:
-                return
-            parts = []
-
     def _why_lost(self, lost: ConnectionLost) -> DimseError:
         """A connection that broke while we sent: the peer's A-ABORT may still be there to read."""
         try:
@@ -389,10 +317,6 @@ class Requestor:
             self.abort()
             raise ProtocolError("a response to something else")
         return command
-
-
-def _short(item: StoreItem) -> DimseError:
-    return DimseError(f"instance {item.sop_instance_uid} has fewer bytes than the {item.length} announced", step="store")
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ class ServerSettings:
     reuse_port: bool = False
     extra_transfer_syntaxes: tuple[str, ...] = ()
     tls_context: Callable[[], ssl.SSLContext] | None = None
-    stack_size: int = 512 * 1024
+    stack_size: int = 1024 * 1024
 
 
 class Server:

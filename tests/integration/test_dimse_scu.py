@@ -129,7 +129,7 @@ def test_a_source_that_cannot_be_opened_leaves_the_association_usable() -> None:
 def test_a_source_that_ends_early_aborts(chunk: int) -> None:
     with receiver() as node, connect(node.port) as association:
         short = item(bytes(300_000), chunk=chunk)
-        with pytest.raises(DimseError, match="fewer bytes"):
+        with pytest.raises(DimseError, match="bytes fewer"):
             association.store(StoreItem(short.sop_class_uid, short.sop_instance_uid, IMPLICIT, 400_000, short.open))
     assert node.archive.instances == {}
     assert node.archive.abandoned == ["1.2.3"]

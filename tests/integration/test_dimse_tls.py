@@ -191,3 +191,35 @@ def test_plain_associations_are_unaffected() -> None:
     with receiver() as node, raw_association(node.port) as sock:
         sock.sendall(pdu.RELEASE_RQ_PDU)
         assert sock.recv(10) == pdu.RELEASE_RP_PDU
+
+
+@pytest.mark.slow
+def test_connects_and_aborts_leave_nothing(server_context: Callable[[], ssl.SSLContext], client_context: ssl.SSLContext) -> None:
+    with receiver(tls_context=server_context) as node:
+
+        def one(n: int) -> None:
+            with raw_socket(node.port) as sock:
+                if n % 3 == 1:
+                    sock.sendall(b"\x16\x03\x01\x02\x00")
+                elif n % 3 == 2 and n % 30 == 2:
+                    with client_context.wrap_socket(sock, server_hostname="127.0.0.1") as secured:
+                        secured.sendall(request_pdu([(CT, [IMPLICIT])]))
+
+        def settled() -> bool:
+            return node.server.associations == 0 and node.server.pending == 0
+
+        def descriptors() -> int:
+            return len(list(Path("/proc/self/fd").iterdir()))
+
+        one(2)
+        before = descriptors()
+        for n in range(2000):
+            one(n)
+        end = time.monotonic() + 15
+        while not (settled() and descriptors() <= before + 5):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        began = time.perf_counter()
+        with connect(node, client_context) as association:
+            assert association.echo() == 0
+        assert time.perf_counter() - began < 1.0

@@ -133,3 +133,8 @@ def test_a_command_fits_the_peers_maximum(max_length: int) -> None:
         position += 6 + length
     assert last
     assert joined == command
+
+
+def test_a_comment_is_one_line_of_ascii() -> None:
+    request = decode_command(encode_store_request(1, CT, "1.2.3"))
+    assert decode_command(encode_response(request, 0xC000, "a\\b\r\nc\x1bü")).error_comment == "a b  c ?"

@@ -258,12 +258,12 @@ class Node(_Program):
     def launch(self) -> None:
         """Start the node on the folder that was configured before."""
         self._launch([sys.executable, "-m", "dicom_node", *self._arguments, "--config", str(self.config)], self._folder)
-        await_true(self._ready, "the node is listening")
+        await_true(self._ready, "the node is ready")
 
     def _ready(self) -> bool:
         if self._child is not None and self._child.poll() is not None:
             raise RuntimeError(f"the node ended: {(self._folder / 'log').read_text(encoding='utf-8')[-2000:]}")
-        return listening(self.port)
+        return b"dicom-node ready" in (self._folder / "log").read_bytes()
 
     def command(self, *arguments: str) -> str:
         """Run one `dicom-node` command against this node and return what it prints."""

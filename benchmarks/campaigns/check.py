@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tarfile
+import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from benchmarks.instances import Identity, template
+from storage.database import open_database
+from storage.reindex import reindex
 
 ROWS = (
     "SELECT i.sop_uid, i.digest, i.status, i.origin, s.name, l.offset, l.length, l.meta_length FROM instance i "
@@ -120,3 +123,15 @@ def differences(before: dict[str, tuple[object, ...]], after: dict[str, tuple[ob
     found += [f"new {uid}" for uid in after.keys() - before.keys()]
     found += [f"changed {uid}: {before[uid]} -> {after[uid]}" for uid in before.keys() & after.keys() if before[uid] != after[uid]]
     return sorted(found)
+
+
+def rebuilt_differs(index: Path, root: Path) -> list[str]:
+    """Rebuild an index from the bytes alone, beside the old one, and return what it tells differently. Nothing may be running."""
+    with tempfile.TemporaryDirectory() as made:
+        other = Path(made) / "rebuilt.sqlite"
+        database = open_database(f"sqlite:///{other}", create=True)
+        try:
+            reindex(root, database)
+        finally:
+            database.close()
+        return differences(facts(index), facts(other))

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.campaigns.check import Verdict, check, differences, facts
+from benchmarks.campaigns.check import Verdict, check, rebuilt_differs
 from benchmarks.instances import CT_IMAGE_STORAGE, Identity, new_uid, template
 from benchmarks.load import Load, LoadError, Plan, Wire, message, store_command
 from benchmarks.receivers import Node, await_true, fresh
 from benchmarks.report import WORK, save, table
 
-ROLES = ("receive", "supervisor", "work", "schedule", "web")
+# A word of the command line that tells each role; the supervisor is the node itself, and all its children go with it.
+ROLES = ("receiver", "supervisor", "scheduler", "--io", "--device", "web")
 
 
 @dataclass(frozen=True)
@@ -102,17 +103,6 @@ def judge(node: Node, acknowledged: Sequence[Identity]) -> Verdict:
     return check(node.index, node.archive_root(), acknowledged)
 
 
-def rebuilt_differs(node: Node) -> list[str]:
-    """Rebuild the index from the bytes alone, beside the old one, and return what it tells differently."""
-    before = facts(node.index)
-    index = node.index
-    aside = index.with_suffix(".before")
-    for path in index.parent.glob(index.name + "*"):
-        path.rename(path.with_name(path.name.replace(index.name, aside.name)))
-    node.command("archive", "reindex")
-    return differences(before, facts(node.index))
-
-
 def campaign(folder: Path, kills: int, seed: int, roles: Sequence[str], every: int) -> list[Kill]:
     """Kill `kills` times, the roles in turn, checking everything each `every` kills."""
     source, done, acknowledged = random.Random(seed), [], []
@@ -130,7 +120,7 @@ def campaign(folder: Path, kills: int, seed: int, roles: Sequence[str], every: i
             print(f"kill {number + 1} ({role}): {verdict}", flush=True)
             if number + 1 != kills:
                 node.launch()
-        done[-1].verdict.reindex_differs = rebuilt_differs(node)
+        done[-1].verdict.reindex_differs = rebuilt_differs(node.index, node.archive_root())
         print(f"after archive reindex: {done[-1].verdict}", flush=True)
     finally:
         node.stop()

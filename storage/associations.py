@@ -7,6 +7,7 @@ lease has run out.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from sqlalchemy import ColumnElement, and_, insert, update
 
@@ -34,8 +35,12 @@ def open_association(
         connection.execute(insert(association).values(**values, opened_at=at, lease_until=at + lease_s))
 
 
-def touch(database: Database, process: str, lease_s: float = LEASE_SECONDS, *, now: float | None = None) -> int:
-    """Renew the leases of all open associations of a process (its heartbeat).
+def touch(
+    database: Database, process: str, lease_s: float = LEASE_SECONDS, *, now: float | None = None, among: Collection[str] | None = None
+) -> int:
+    """Renew the leases of all open associations of a process (its heartbeat); with ``among``, only of these.
+
+    A process that names the associations it really holds lets run out those whose end it could not record.
 
     Returns
     -------
@@ -45,6 +50,8 @@ def touch(database: Database, process: str, lease_s: float = LEASE_SECONDS, *, n
     at = time.time() if now is None else now
     with database.begin() as connection:
         renewal = update(association).where(association.c.process == process, association.c.closed_at.is_(None))
+        if among is not None:
+            renewal = renewal.where(association.c.id.in_(list(among)))
         return connection.execute(renewal.values(lease_until=at + lease_s)).rowcount
 
 

@@ -77,6 +77,12 @@ def complete_quiet(
             return completed
 
 
+def hold_revision(connection: Connection, study_uid: str, revision: int) -> bool:
+    """Tell whether a study is still complete at ``revision``, and keep it so to the end of the transaction: the input set is frozen."""
+    query = select(study.c.pk).where(study.c.study_uid == study_uid, study.c.revision == revision, study.c.state == "COMPLETE")
+    return connection.scalar(query.with_for_update()) is not None
+
+
 def _complete_batch(database: Database, now: float, policy: CompletionPolicy, follow_up: FollowUp, actor: str) -> list[CompletedStudy]:
     complete = _complete(now, policy)
     with database.read() as connection:

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
@@ -71,27 +71,31 @@ class Database:
         IndexUnavailable
             The database cannot be reached, is locked beyond the bound, read-only or full. Nothing was written.
         """
-        with _translated(), self.engine.begin() as connection:
+        with translated(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Run read-only queries that all see one snapshot."""
-        with _translated(), self._reader.begin() as connection:
+        with translated(), self._reader.begin() as connection:
             yield connection
 
     def raw(self) -> Any:
         """Open a DBAPI connection of its own, outside the pool, for the ingest writer: autocommit, so that it says BEGIN and COMMIT itself.
 
-        It may be used by any thread, one at a time. The caller closes it.
+        It may be used by any thread, one at a time. The caller closes it. What it raises is the driver's: use :func:`translated`.
         """
+        raise NotImplementedError
+
+    def is_current(self, raw: Any) -> bool:
+        """Tell whether a connection of :meth:`raw` still leads to the index: not to a file that was removed or replaced meanwhile."""
         raise NotImplementedError
 
     def upgrade(self, revision: str = "head") -> None:
         """Bring the tables to a schema revision, in one transaction; safe when several processes do it at once."""
         from storage import migrations
 
-        with _translated(), self._migrating() as connection:
+        with translated(), self._migrating() as connection:
             migrations.upgrade(connection, revision)
 
     def current(self) -> str | None:
@@ -110,6 +114,10 @@ class Database:
         self._reader.dispose()
 
 
+class _RawConnection(sqlite3.Connection):
+    file: tuple[int, int]  # device and inode that it was opened on
+
+
 class _Sqlite(Database):
     dialect = "sqlite"
 
@@ -120,7 +128,7 @@ class _Sqlite(Database):
         self._busy_seconds = busy_seconds
         if create:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _translated():
+            with translated():
                 sqlite3.connect(self.path, timeout=busy_seconds).close()
                 self.path.touch()
         super().__init__(url, self._engine("IMMEDIATE"), self._engine("DEFERRED", "PRAGMA query_only = ON"))
@@ -139,10 +147,15 @@ class _Sqlite(Database):
         event.listen(engine, "begin", lambda connection: self._begin(connection, begin))
         return engine
 
-    def _connect(self, *pragmas: str) -> sqlite3.Connection:
+    def _connect(self, *pragmas: str) -> _RawConnection:
         # isolation_level None on every Python: the driver starts no transaction of its own, and we say BEGIN.
         connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode=rw", uri=True, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
+            f"{self.path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=self._busy_seconds,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_RawConnection,
         )
         try:
             for pragma in (
@@ -182,8 +195,16 @@ class _Sqlite(Database):
             driver.execute("BEGIN").close()
 
     def raw(self) -> sqlite3.Connection:
-        with _translated():
-            return self._connect()
+        with translated():
+            connection = self._connect()
+            connection.file = self._identity()
+            return connection
+
+    def is_current(self, raw: _RawConnection) -> bool:
+        try:
+            return raw.file == self._identity()
+        except IndexUnavailable:
+            return False
 
     @contextmanager
     def _migrating(self) -> Iterator[Connection]:
@@ -228,11 +249,14 @@ class _Postgresql(Database):
 
     def raw(self) -> Any:
         plain = self.url.set(drivername="postgresql").difference_update_query(["options"])
-        with _translated():
+        with translated():
             try:
                 return self._psycopg.connect(plain.render_as_string(hide_password=False), autocommit=True, **self._arguments)  # type: ignore[arg-type]
             except self._psycopg.Error as error:
                 raise IndexUnavailable("index database cannot be reached") from error
+
+    def is_current(self, raw: Any) -> bool:
+        return not raw.closed
 
     @contextmanager
     def _migrating(self) -> Iterator[Connection]:
@@ -262,7 +286,8 @@ def _is_busy(error: sqlite3.Error) -> bool:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Turn what a driver or the pool says inside the block into IndexUnavailable, where it means that; anything else passes."""
     try:
         yield
     except sqlite3.Error as error:
@@ -279,9 +304,7 @@ def _translated() -> Iterator[None]:
         if reason is None:
             raise
         raise IndexUnavailable(reason) from error
-    except (DisconnectionError, InvalidRequestError) as error:
-        if isinstance(error, InvalidRequestError) and "checkout" not in str(error) and "invalid" not in str(error):
-            raise
+    except (DisconnectionError, PendingRollbackError) as error:
         raise IndexUnavailable("connection to the index was lost") from error
 
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from storage import associations, index
-from storage.completion import CompletedStudy, CompletionPolicy, complete_quiet
+from storage.completion import CompletedStudy, CompletionPolicy, complete_quiet, hold_revision
 from storage.database import Database
 from storage.jobs import JobQueue
 from storage.schema import audit, completion, study
@@ -76,6 +76,13 @@ def test_an_expired_lease_counts_as_closed(database: Database) -> None:
     assert associations.expire(database, now=1351) == 1
 
 
+def test_a_heartbeat_can_name_the_associations_that_are_really_open(database: Database) -> None:
+    received(database, association_id=opened(database, lease=10))
+    opened(database, "a2", lease=10)
+    assert associations.touch(database, "receiver-1", 1000, now=1005, among=["a2"]) == 1
+    assert len(complete(database, 1060)) == 1
+
+
 def test_an_idle_association_holds_it_up_no_longer_than_max_wait(database: Database) -> None:
     received(database, association_id=opened(database))
     assert complete(database, 4599) == []
@@ -116,8 +123,14 @@ def test_what_never_came_is_named_after_max_wait(database: Database) -> None:
 def test_a_late_instance_reopens_and_completes_again(database: Database) -> None:
     received(database)
     (first,) = complete(database, 1100)
+    with database.begin() as connection:
+        assert hold_revision(connection, "1.2", 2)
+        assert not hold_revision(connection, "1.2", 1)
     add_instance(database, "1.2", "1.2.1.late", at=1200)
     assert state(database) == ("RECEIVING", 2)
+    with database.begin() as connection:
+        assert not hold_revision(connection, "1.2", 2)
+        assert not hold_revision(connection, "1.2", 3)
     assert complete(database, 1259) == []
     (second,) = complete(database, 1260)
     assert (second.revision, second.previous_revision) == (3, 2)

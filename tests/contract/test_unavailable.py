@@ -77,6 +77,18 @@ def test_a_replaced_file_is_not_written_behind_its_back(sqlite_file: Path, tmp_p
     database.close()
 
 
+def test_a_raw_connection_knows_whether_its_file_is_still_the_index(sqlite_file: Path) -> None:
+    database = open_database(f"sqlite:///{sqlite_file}")
+    raw = database.raw()
+    assert database.is_current(raw)
+    away = sqlite_file.with_suffix(".away")
+    os.rename(sqlite_file, away)
+    assert not database.is_current(raw)
+    os.rename(away, sqlite_file)
+    assert database.is_current(raw)
+    raw.close()
+
+
 def test_an_absent_file_is_not_made_by_accident(tmp_path: Path) -> None:
     database = open_database(f"sqlite:///{tmp_path}/absent.sqlite")
     with pytest.raises(IndexUnavailable):

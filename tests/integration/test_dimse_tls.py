@@ -223,3 +223,12 @@ def test_connects_and_aborts_leave_nothing(server_context: Callable[[], ssl.SSLC
         with connect(node, client_context) as association:
             assert association.echo() == 0
         assert time.perf_counter() - began < 1.0
+
+
+@pytest.mark.peer("echoscu")
+@pytest.mark.parametrize("profile", ["+py", "+px", "+pz"])
+def test_dcmtk_over_tls(profile: str, certificate: tuple[Path, Path], server_context: Callable[[], ssl.SSLContext]) -> None:
+    with receiver(tls_context=server_context) as node:
+        command = ["/usr/bin/echoscu", "-aec", "NODE", "-to", "5", "+tls", str(certificate[0]), str(certificate[1]), "-ic", profile]
+        done = subprocess.run([*command, "127.0.0.1", str(node.port)], capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 0, done.stderr

@@ -6,12 +6,15 @@ shells instead; `attributes` copies what belongs into a result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import dist
 
 from pydicom.dataset import Dataset
 
 from models.findings import Prediction
+
+from .uids import derived_uid
 
 _GEOMETRY = [
     "SOPClassUID",
@@ -24,11 +27,9 @@ _GEOMETRY = [
     "FrameOfReferenceUID",
     "PositionReferenceIndicator",
     "ImageType",
-    "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
     "SliceThickness",
-    "SpacingBetweenSlices",
     "ImagerPixelSpacing",
     "NominalScannedPixelSpacing",
     "LossyImageCompression",
@@ -105,10 +106,37 @@ def read_sources(prediction: Prediction, headers: Sequence[Dataset], study_uid: 
     frames: tuple[int, ...] = ()
     if "PerFrameFunctionalGroupsSequence" in first and int(first.get("NumberOfFrames") or 1) >= 1:
         frames = tuple(prediction.frame_numbers) or tuple(range(1, int(first.NumberOfFrames) + 1))
-    return Sources(tuple(_shell(header, frames) for header in unique.values()), frames, first)
+    return Sources(tuple(_shells(list(unique.values()), frames)), frames, first)
 
 
-def _shell(header: Dataset, frame_numbers: tuple[int, ...]) -> Dataset:
+def _shells(headers: Sequence[Dataset], frame_numbers: tuple[int, ...]) -> Iterator[Dataset]:
+    """One shell per instance. They differ in UIDs and position only: that the rest is the same within the
+    tolerance of a volume was decided when the volume was read, and highdicom compares it digit by digit.
+    """
+    common = _common(headers[0], frame_numbers)
+    _complete(common, headers)
+    elements = {element.tag: element for element in common}
+    for header in headers:
+        shell = Dataset(dict(elements))
+        for keyword in ("SOPClassUID", "SOPInstanceUID", "ImagePositionPatient"):
+            if keyword in header:
+                shell.add(header[keyword])
+        yield shell
+
+
+def _complete(common: Dataset, headers: Sequence[Dataset]) -> None:
+    """What a positioned source must have and some lack: a Frame of Reference, a Slice Thickness."""
+    if "ImagePositionPatient" not in headers[0]:
+        return
+    if not common.get("FrameOfReferenceUID"):
+        common.FrameOfReferenceUID = derived_uid("frame of reference", str(common.SeriesInstanceUID))
+    if common.get("SliceThickness") is None:
+        positions = [[float(v) for v in header.ImagePositionPatient] for header in headers[:2]]
+        apart = dist(*positions) if len(positions) == 2 else float(common.PixelSpacing[0])
+        common.SliceThickness = f"{apart:.6g}"
+
+
+def _common(header: Dataset, frame_numbers: tuple[int, ...]) -> Dataset:
     shell = Dataset()
     for keyword in _GEOMETRY:
         if keyword in header:

@@ -185,6 +185,23 @@ def test_the_image_part_is_what_highdicom_writes_for_the_same_sources() -> None:
     assert {e.tag for e in theirs} - {e.tag for e in ours} <= {0x00080005}
 
 
+@pytest.mark.parametrize("missing", ["FrameOfReferenceUID", "SliceThickness"])
+def test_a_source_that_lacks_what_a_segmentation_must_have(missing: str) -> None:
+    sources = headers(SpacingBetweenSlices=99)
+    for header in sources:
+        del header[missing]
+    dataset = seg_of(sources)
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert (float(measures.SliceThickness), float(measures.SpacingBetweenSlices)) == (2.0, 2.0)
+    assert dataset.FrameOfReferenceUID == seg_of(sources).FrameOfReferenceUID
+
+
+def test_orientations_that_differ_in_the_last_digit() -> None:
+    sources = headers()
+    sources[3].ImageOrientationPatient = [1, 0, 0.0000001, 0, 1, 0]
+    seg_of(sources)
+
+
 def plain(dataset: Dataset) -> dict[str, object]:
     """Values by keyword as DICOM JSON, free of highdicom's own classes and comparisons."""
     return {element.keyword: element.to_json_dict(None, 0) for element in dataset}

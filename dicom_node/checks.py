@@ -1,0 +1,133 @@
+"""What ``dicom-node check`` looks at, each in one sentence, with the step that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dicom_node.config import Config, Peer
+from dicom_node.dimse.errors import DimseError
+from storage.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One thing that was looked at."""
+
+    subject: str
+    ok: bool
+    detail: str
+
+
+def check_all(config: Config) -> Iterator[Checked]:
+    """Check everything that a configuration names; a configuration that can be read has passed its own check."""
+    yield Checked("configuration", True, f"{len(config.peer)} peers, {len(config.rule)} rules")
+    yield from _storage(config)
+    for peer in config.peer:
+        if peer.host is not None:
+            yield check_peer(config, peer)
+    for device in config.executor.devices:
+        yield _device(device)
+    for name in dict.fromkeys(name for rule in config.rule for name in rule.run):
+        yield _model(config, name)
+
+
+def _storage(config: Config) -> Iterator[Checked]:
+    from dicom_node.node import read_archive_id
+    from storage.database import open_database
+
+    database = open_database(config.database_url)
+    try:
+        try:
+            revision = database.current()
+            known = read_archive_id(database)
+        except StorageError as error:
+            hint = "" if config.archive_root.exists() else "; nothing was started here yet: dicom-node serve makes it"
+            yield Checked("database", False, f"{error}{hint}")
+            return
+        yield Checked("database", True, f"{database.dialect}, schema {revision}")
+        yield _archive(config, known)
+        yield _damage(config)
+    finally:
+        database.close()
+
+
+def _archive(config: Config, known: str | None) -> Checked:
+    import shutil
+
+    mark = config.archive_root / "archive-id"
+    try:
+        found = mark.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        return Checked("archive", False, f"{mark}: {error.strerror}; is the disk mounted?")
+    if found != known:
+        return Checked("archive", False, f"{config.archive_root} is archive {found}, and the database belongs to {known}")
+    free = shutil.disk_usage(config.archive_root).free
+    if free < config.archive.min_free:
+        return Checked("archive", False, f"{free} bytes are free, and storing stops below {config.archive.min_free}")
+    return Checked("archive", True, f"{config.archive_root}, {free / 1e9:.1f} GB free")
+
+
+def _damage(config: Config) -> Checked:
+    import time
+
+    from storage.database import open_database
+    from storage.metrics import collect
+
+    database = open_database(config.database_url)
+    try:
+        figures = collect(database, time.time())
+    except StorageError as error:
+        return Checked("instances", False, str(error))
+    finally:
+        database.close()
+    if figures.damaged:
+        return Checked("instances", False, f"{figures.damaged} of {figures.instances} are damaged: dicom-node archive verify")
+    return Checked("instances", True, f"{figures.instances} in {figures.studies} studies, {figures.quarantine_held} in quarantine")
+
+
+def check_peer(config: Config, peer: Peer) -> Checked:
+    """Associate with a peer and echo."""
+    from dicom_node.dimse.scu import echo_contexts
+    from dicom_node.work.deliver import associate_peer
+
+    subject = f"peer {peer.name}"
+    try:
+        with associate_peer(config, peer, [(abstract, list(syntaxes)) for abstract, syntaxes in echo_contexts()]) as association:
+            status = association.echo()
+    except DimseError as error:
+        return Checked(subject, False, f"{error.step}: {error}")
+    except OSError as error:
+        return Checked(subject, False, f"tls: {error}")
+    where = f"{peer.ae_title} at {peer.host}:{peer.port}"
+    return Checked(subject, status == 0, f"{where} answered the echo" if status == 0 else f"echo: {where} answered {status:04X}")
+
+
+def _device(device: str) -> Checked:
+    if device == "cpu":
+        return Checked("device cpu", True, "always there")
+    import torch
+
+    number = int(device.partition(":")[2])
+    if not torch.cuda.is_available():
+        return Checked(f"device {device}", False, "torch sees no CUDA device")
+    if number >= torch.cuda.device_count():
+        return Checked(f"device {device}", False, f"torch sees {torch.cuda.device_count()} CUDA devices")
+    return Checked(f"device {device}", True, torch.cuda.get_device_name(number))
+
+
+def _model(config: Config, name: str) -> Checked:
+    from models.bundle import load_bundle, validate_bundle
+    from models.errors import ModelError
+    from models.weights import resolve_weights
+
+    subject = f"model {name}"
+    try:
+        bundle = load_bundle(name, config.node.bundles)
+        problems = validate_bundle(bundle)
+        if problems:
+            return Checked(subject, False, "; ".join(str(problem) for problem in problems))
+        resolve_weights(bundle, config.node.weights)
+    except ModelError as error:
+        return Checked(subject, False, str(error))
+    return Checked(subject, True, f"{bundle.name} {bundle.version}, release digest {bundle.digest[:12]}, weights verified")

@@ -1,0 +1,97 @@
+"""``job list | show | retry | cancel``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from dicom_node.cli import output
+from dicom_node.cli.common import command, configuration, group, index_of, who, with_json
+from dicom_node.errors import CommandFailed
+
+STATES = ("SCHEDULED", "IN_PROGRESS", "COMPLETED", "CANCELED", "FAILED")
+
+
+def add(commands: Any) -> None:
+    jobs = group(commands, "job", "queued work: list, show, retry, cancel")
+    listing = command(jobs, "list", "list jobs, newest first", example="dicom-node job list --state FAILED")
+    listing.add_argument("--state", choices=STATES)
+    listing.add_argument("--kind", choices=["route", "infer", "deliver"])
+    listing.add_argument("--study", metavar="UID")
+    listing.add_argument("--limit", type=int, default=50)
+    with_json(listing)
+    listing.set_defaults(run=_list)
+    show = command(jobs, "show", "show a job and its history")
+    show.add_argument("job", type=int)
+    with_json(show)
+    show.set_defaults(run=_show)
+    retry = command(jobs, "retry", "give a failed or canceled job a new set of attempts")
+    retry.add_argument("job", type=int)
+    retry.set_defaults(run=_retry)
+    cancel = command(jobs, "cancel", "cancel a job that waits or runs; a running one is ended and its result refused")
+    cancel.add_argument("job", type=int)
+    cancel.add_argument("--reason", default="canceled by a person")
+    cancel.set_defaults(run=_cancel)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from storage.jobs import JobQueue, JobState
+
+    with index_of(configuration(arguments)) as database:
+        state = JobState(arguments.state) if arguments.state else None
+        found = JobQueue(database).list(state=state, kind=arguments.kind, study_uid=arguments.study, limit=arguments.limit)
+    if arguments.json:
+        output.data(found)
+        return
+    rows = [
+        (each.pk, each.kind, each.queue, each.state, f"{each.attempts}/{each.max_attempts}", output.moment(each.updated_at), each.study_uid, each.error)
+        for each in found
+    ]
+    output.table(("job", "kind", "queue", "state", "attempts", "updated", "study", "error"), rows)
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    from storage.jobs import JobQueue
+
+    with index_of(configuration(arguments)) as database:
+        queue = JobQueue(database)
+        found, events = queue.get(arguments.job), queue.events(arguments.job)
+    if arguments.json:
+        output.data({"job": found, "events": events})
+        return
+    output.line(f"Job {found.pk} {found.kind} ({found.queue}): {found.state}, attempt {found.attempts} of {found.max_attempts}")
+    if found.error:
+        output.line(f"  {found.error}")
+    for event in events:
+        output.line(f"  {output.moment(event.at)}  {event.state}  {event.detail or ''}  {event.worker or ''}".rstrip())
+
+
+def _retry(arguments: argparse.Namespace) -> None:
+    from dicom_node import nudge
+    from storage import deliveries, runs
+    from storage.jobs import JobQueue
+
+    config = configuration(arguments)
+    with index_of(config) as database:
+        queue = JobQueue(database)
+        found = queue.get(arguments.job)
+        if not queue.requeue(found.pk, f"by {who()}"):
+            raise CommandFailed(f"job {found.pk} is {found.state}: only failed and canceled jobs are retried, and only where no live job does the same")
+        with database.begin() as connection:
+            if found.kind == "infer":
+                runs.reopen_run(connection, int(found.payload["run_pk"]))
+            elif found.kind == "deliver":
+                deliveries.reopen_delivery(connection, int(found.payload["delivery_pk"]))
+    nudge.ring(config.runtime_dir, found.queue.replace(":", "-"))
+    output.line(f"job {found.pk} is scheduled again")
+
+
+def _cancel(arguments: argparse.Namespace) -> None:
+    from storage.jobs import JobQueue
+
+    with index_of(configuration(arguments)) as database:
+        queue = JobQueue(database)
+        found = queue.get(arguments.job)
+        if not queue.cancel(found.pk, f"{arguments.reason} ({who()})", running=True):
+            raise CommandFailed(f"job {found.pk} is {found.state}: there is nothing to cancel")
+    output.line(f"job {found.pk} is canceled")

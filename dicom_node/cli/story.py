@@ -1,0 +1,150 @@
+"""The story of a study in readable lines: received, complete, chosen, run, delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from dicom_node.cli.output import moment, size
+
+if TYPE_CHECKING:
+    from storage.records import RunRecord, SeriesRecord
+    from storage.timeline import DeliveryStory, RunStory, Timeline
+
+# Told in their own sections; the audit section is for the rest.
+TOLD = frozenset({"study.complete", "delivery.ended"})
+
+
+def tell(story: Timeline) -> Iterator[str]:
+    """The lines of a story."""
+    study = story.study
+    yield f"Study {study.study_uid}"
+    yield f"  {study.study_date or 'no date'}  {study.study_description or 'no description'}  {'/'.join(study.modalities)}"
+    yield f"  {study.series} series, {study.instances} instances, {study.state}, revision {study.revision}"
+    if study.flag:
+        yield f"  FLAGGED: {study.flag}"
+    for heading, lines in (
+        ("Received", _received(story)),
+        ("Complete", _complete(story)),
+        ("Series", _series(story)),
+        ("Runs", _runs(story)),
+        ("Deliveries without a run", _unattached(story)),
+        ("Jobs", _jobs(story)),
+        ("Quarantine", _quarantine(story)),
+        ("Also noted", _audit(story)),
+    ):
+        yield from _section(heading, list(lines))
+
+
+def _section(heading: str, lines: list[str]) -> Iterator[str]:
+    if lines:
+        yield ""
+        yield heading
+        yield from (f"  {line}" for line in lines)
+
+
+def _received(story: Timeline) -> Iterator[str]:
+    for each in story.receptions:
+        sender = f"from {each.calling_ae} at {each.address or 'unknown address'} to {each.called_ae}" if each.calling_ae else each.origin
+        yield f"{moment(each.first_at)}  {each.instances} instances, {size(each.bytes)}, {sender}, within {each.last_at - each.first_at:.1f} s"
+        if each.association_id:
+            end = f"{each.ended} {moment(each.closed_at)}" if each.closed_at else "still open"
+            yield f"    association {each.association_id}: {end}"
+
+
+def _complete(story: Timeline) -> Iterator[str]:
+    for each in story.completions:
+        yield f"{moment(each.at)}  revision {each.revision}, {each.instances} instances: {each.reason}"
+        if each.held:
+            yield f"    {each.held}"
+    if story.study.state != "COMPLETE":
+        yield "not complete yet"
+
+
+def _series(story: Timeline) -> Iterator[str]:
+    for each in story.series:
+        yield _title(each.series)
+        yield f"    {each.series.series_uid}"
+        for choice in each.selections:
+            verdict = "CHOSEN" if choice.chosen else "not chosen"
+            yield f"    revision {choice.study_revision}, {choice.bundle} (rule {choice.rule}): {verdict}: {choice.reason}"
+
+
+def _title(series: SeriesRecord) -> str:
+    made = ", made by this node" if series.emitted and series.emitted == series.instances else ""
+    description = series.series_description or "no description"
+    return f"{series.series_number or '-'}  {series.modality}  {description}, {series.instances} instances{made}"
+
+
+def _runs(story: Timeline) -> Iterator[str]:
+    for each in story.runs:
+        yield from _run(each)
+
+
+def _run(story: RunStory) -> Iterator[str]:
+    run = story.run
+    yield f"Run {run.pk}: {run.bundle} {run.bundle_version}, {run.state}{f': {run.reason}' if run.reason else ''}"
+    yield f"    release digest {run.release_digest}"
+    yield f"    rule {run.rule}, {len(run.input_set)} instances of revision {run.study_revision}, run key {run.run_key[:16]}"
+    yield from (f"    {line}" for line in _course(run))
+    for delivery in story.deliveries:
+        yield from (f"    {line}" for line in _delivery(delivery))
+    if run.state == "COMPLETED" and not story.deliveries:
+        yield f"    not delivered: {'superseded while it ran' if not run.delivered else 'its rule names no destination'}"
+
+
+def _course(run: RunRecord) -> Iterator[str]:
+    if run.started_at is not None:
+        took = f", took {run.finished_at - run.started_at:.1f} s" if run.finished_at is not None else ""
+        yield f"started {moment(run.started_at)} on {run.device}{took}"
+    if run.timings:
+        yield "seconds: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in run.timings.items())
+    if run.predecessor_pk is not None:
+        yield f"replaces run {run.predecessor_pk}"
+    for line in _findings(run.findings or {}):
+        yield line
+
+
+def _findings(findings: dict[str, Any]) -> Iterator[str]:
+    for each in findings.get("measurements", []):
+        yield f"found: {each['of'] or ''} {each['name']} {each['value']:.1f} {each['unit']}".replace("  ", " ")
+    for each in findings.get("classifications", []):
+        probability = f" (probability {each['probability']:.2f})" if each.get("probability") is not None else ""
+        yield f"found: {each['label']}: {each['value']}{probability}"
+
+
+def _delivery(story: DeliveryStory) -> Iterator[str]:
+    delivery = story.delivery
+    when = f" {moment(delivery.finished_at)}" if delivery.finished_at else ""
+    yield f"to {delivery.peer}: {delivery.state}{when}{f': {delivery.detail}' if delivery.detail else ''}"
+    for each in story.instances:
+        status = "" if each.status is None else f" {each.status:04X}"
+        comment = f" ({each.comment})" if each.comment else ""
+        answered = f", {moment(each.answered_at)}" if each.answered_at else ""
+        yield f"  {each.sop_uid}: {each.state}{status}{comment}, attempt {each.attempts}{answered}"
+
+
+def _unattached(story: Timeline) -> Iterator[str]:
+    for each in story.deliveries:
+        yield from _delivery(each)
+
+
+def _jobs(story: Timeline) -> Iterator[str]:
+    for each in story.jobs:
+        job = each.job
+        yield f"Job {job.pk} {job.kind} ({job.queue}): {job.state}, attempt {job.attempts} of {job.max_attempts}"
+        for event in each.events:
+            yield f"    {moment(event.at)}  {event.state}{f'  {event.detail}' if event.detail else ''}{f'  by {event.worker}' if event.worker else ''}"
+
+
+def _quarantine(story: Timeline) -> Iterator[str]:
+    for each in story.quarantine:
+        yield f"{each.pk}: {each.kind}, {each.state}: {each.reason} ({each.sop_uid})"
+
+
+def _audit(story: Timeline) -> Iterator[str]:
+    for each in story.audit:
+        if each.event not in TOLD:
+            about = f" {each.sop_uid}" if each.sop_uid else ""
+            reason = each.detail.get("reason") or ", ".join(f"{key}={value}" for key, value in each.detail.items())
+            yield f"{moment(each.at)}  {each.event}{about} by {each.actor}: {reason}"

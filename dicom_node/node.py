@@ -1,0 +1,282 @@
+"""The composition root: the one place where a node's parts are built and put together. Nothing is built at import time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from sqlalchemy import select
+from storage.archive import Archive, ArchiveSettings, Source
+
+from dicom_node import clock as clocks
+from dicom_node import nudge
+from dicom_node.clock import Clock
+from dicom_node.config import Config
+from dicom_node.errors import ConfigurationError
+from storage import associations
+from storage.database import Database, open_database
+from storage.errors import IndexUnavailable
+from storage.jobs import Backoff, JobQueue
+from storage.schema import archive_info, run
+
+if TYPE_CHECKING:
+    from dicom_node.dimse.association import AssociationContext
+    from dicom_node.dimse.server import Server
+    from dicom_node.work.executors import Executor
+    from dicom_node.work.worker import Worker
+
+log = structlog.get_logger()
+
+ASSOCIATION_LEASE = 30.0
+
+
+def prepare(config: Config) -> None:
+    """Make what a first start needs: folders, the index with its tables, an empty archive. Does nothing to what is there.
+
+    Raises
+    ------
+    ConfigurationError
+        The data folder cannot be made.
+    """
+    root = config.archive_root
+    try:
+        config.node.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"node.data_dir = '{config.node.data_dir}' cannot be made: {error.strerror}") from error
+    database = open_database(config.database_url, create=True)
+    try:
+        if not (root / "archive-id").exists() and read_archive_id(database) is None:
+            Archive.create(root, database)
+            log.info("archive.created", root=str(root))
+    finally:
+        database.close()
+
+
+def read_archive_id(database: Database) -> str | None:
+    """The id that the index holds of its archive."""
+    with database.read() as connection:
+        return connection.scalar(select(archive_info.c.value).where(archive_info.c.key == "archive_id"))
+
+
+@dataclass
+class Node:
+    """One process's share of a node."""
+
+    config: Config
+    clock: Clock
+    database: Database
+    archive: Archive
+    archive_id: str
+    process: str
+
+    def queue(self, *, backoff: Backoff | None = None) -> JobQueue:
+        return JobQueue(self.database, clock=self.clock, backoff=backoff, lease=self.config.jobs.lease)
+
+    def ring(self, name: str) -> None:
+        """Tell other processes that there is work."""
+        nudge.ring(self.config.runtime_dir, name)
+
+    def close(self) -> None:
+        self.archive.close()
+        self.database.close()
+
+
+@contextlib.contextmanager
+def open_node(config: Config, role: str, *, clock: Clock = clocks.system) -> Iterator[Node]:
+    """Open index and archive for one process."""
+    database = open_database(config.database_url)
+    try:
+        archive_id = read_archive_id(database) or ""
+        process = f"{role}@{socket.gethostname()}:{os.getpid()}"
+        archive = Archive.open(
+            config.archive_root,
+            database,
+            process=process,
+            clock=clock,
+            own_device_uids=own_device_uids(config, database, archive_id),
+            settings=archive_settings(config),
+        )
+        try:
+            yield Node(config, clock, database, archive, archive_id, process)
+        finally:
+            archive.close()
+    finally:
+        database.close()
+
+
+def archive_settings(config: Config) -> ArchiveSettings:
+    """The archive's own settings."""
+    return ArchiveSettings(min_free=config.archive.min_free, max_segment=config.archive.segment_size)
+
+
+def own_device_uids(config: Config, database: Database, archive_id: str) -> set[str]:
+    """Device UIDs of every release that this node has run, or may run by its rules."""
+    from dicom_node.results.uids import device_uid
+    from models.bundle import load_bundle
+    from models.errors import BundleInvalid
+
+    with database.read() as connection:
+        digests = set(connection.scalars(select(run.c.release_digest).distinct()))
+    for name in {name for rule in config.rule for name in rule.run}:
+        with contextlib.suppress(BundleInvalid):
+            digests.add(load_bundle(name, config.node.bundles).digest)
+    return {device_uid(archive_id, digest) for digest in digests}
+
+
+# --- receiver
+
+
+class LeasedAssociations:
+    """Association hooks: a row per association that stores, kept alive by one heartbeat for all of them."""
+
+    def __init__(self, node: Node, *, lease: float = ASSOCIATION_LEASE) -> None:
+        self._node = node
+        self._lease = lease
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="association-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def opened(self, context: AssociationContext) -> None:
+        associations.open_association(
+            self._node.database,
+            context.id,
+            self._node.process,
+            context.calling_ae,
+            context.called_ae,
+            context.address,
+            self._lease,
+            now=self._node.clock(),
+        )
+
+    def closed(self, context: AssociationContext, ended: str) -> None:
+        try:
+            associations.close(self._node.database, context.id, ended, context.stored, now=self._node.clock())
+        except IndexUnavailable as error:  # its lease runs out instead
+            log.warning("association.not_closed", association=context.id, why=str(error))
+
+    def _beat(self) -> None:
+        while not self._done.wait(self._lease / 3):
+            try:
+                associations.touch(self._node.database, self._node.process, self._lease, now=self._node.clock())
+            except IndexUnavailable as error:
+                log.warning("association.heartbeat_missed", why=str(error))
+
+
+def build_server(node: Node, hooks: LeasedAssociations) -> Server:
+    """The receiver's server with its services."""
+    from dicom_node.dimse.admission import KnownPeer, PeerAdmission, Unknown
+    from dicom_node.dimse.association import Service
+    from dicom_node.dimse.contexts import VERIFICATION, storage_classes
+    from dicom_node.dimse.server import Server, ServerSettings
+    from dicom_node.dimse.services.echo import EchoService
+    from dicom_node.dimse.services.store import COERCION_OF_DATA_ELEMENTS, CONFLICT, StoreService
+
+    config = node.config
+    limits = config.dimse
+    settings = ServerSettings(
+        host=limits.host,
+        port=limits.port,
+        ae_title=config.node.ae_title,
+        max_associations=limits.max_associations,
+        per_address=limits.max_associations_per_address,
+        max_pending=limits.max_pending,
+        pre_association_deadline=limits.association_deadline,
+        max_pdu=limits.max_pdu,
+        stall=limits.stall_timeout,
+        send_deadline=limits.send_timeout,
+        idle=limits.idle_timeout,
+        reuse_port=limits.receivers > 1,
+        extra_transfer_syntaxes=limits.extra_transfer_syntaxes,
+        tls_context=_tls_context(config),
+    )
+    conflict = CONFLICT if config.archive.conflict == "refuse" else COERCION_OF_DATA_ELEMENTS
+    store = StoreService(lambda context: node.archive.session(_source(context)), conflict_status=conflict)
+    services: dict[str, Service] = dict.fromkeys((*storage_classes(), *limits.extra_sop_classes), store)
+    services[VERIFICATION] = EchoService()
+    peers = [KnownPeer(peer.name, peer.ae_title, peer.addresses, peer.may_store) for peer in config.peer]
+    admission = PeerAdmission(
+        [config.node.ae_title], peers, check_called=limits.check_called_ae_title, unknown=Unknown(limits.unknown_peers)
+    )
+    return Server(settings, services, admission, hooks, clock=node.clock)
+
+
+def _source(context: AssociationContext) -> Source:
+    return Source(
+        association_id=context.id,
+        calling_ae=context.calling_ae,
+        called_ae=context.called_ae,
+        address=context.address,
+        origin="received",
+    )
+
+
+def _tls_context(config: Config) -> Callable[[], Any] | None:
+    tls = config.dimse.tls
+    if tls is None:
+        return None
+
+    def make() -> Any:
+        import ssl
+
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.ca) if tls.ca else None)
+        context.load_cert_chain(tls.certificate, tls.key)
+        if tls.ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    return make
+
+
+# --- workers
+
+
+def build_io_workers(node: Node) -> list[Worker]:
+    """One worker for routing and one for each peer that is sent to: a dead destination holds up nobody else."""
+    from dicom_node.work.deliver import DeliverHandler
+    from dicom_node.work.route import RouteHandler
+    from dicom_node.work.worker import Worker
+
+    config = node.config
+    queue = node.queue(backoff=Backoff(base=config.delivery.backoff, cap=config.delivery.max_backoff))
+    route = RouteHandler(config, node.database, node.archive, queue, clock=node.clock, ring=node.ring)
+    deliver = DeliverHandler(config, node.database, node.archive, queue, clock=node.clock)
+    workers = [Worker(queue, ["route"], {"route": route}, name=f"{node.process}/route", bell=nudge.Doorbell(config.runtime_dir, "route"))]
+    for peer in config.peer:
+        if peer.host is not None:
+            bell = nudge.Doorbell(config.runtime_dir, f"deliver-{peer.name}")
+            name = f"{node.process}/{peer.name}"
+            workers.append(Worker(queue, [f"deliver:{peer.name}"], {"deliver": deliver}, name=name, bell=bell))
+    return workers
+
+
+def build_executor(config: Config, device: str) -> Executor:
+    """The configured way to run models on a device."""
+    from dicom_node.work.executors import InlineExecutor, ProcessExecutor
+
+    kind = InlineExecutor if config.executor.kind == "inline" else ProcessExecutor
+    return kind(device, cache=config.node.weights, threads=config.executor.threads)
+
+
+def build_inference_worker(node: Node, executor: Executor) -> Worker:
+    """The worker of one device."""
+    from dicom_node.work.infer import InferHandler
+    from dicom_node.work.worker import Worker
+
+    queue = node.queue()
+    handler = InferHandler(
+        node.config, node.database, node.archive, queue, executor, archive_id=node.archive_id, clock=node.clock, ring=node.ring
+    )
+    bell = nudge.Doorbell(node.config.runtime_dir, "infer")
+    return Worker(queue, ["infer"], {"infer": handler}, name=f"{node.process}/{executor.device}", bell=bell)

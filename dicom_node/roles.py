@@ -1,0 +1,128 @@
+"""The roles of a node, each a process of its own: receiver, web, scheduler, io and inference worker. Run by ``serve`` or by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import structlog
+
+from dicom_node import log as logging
+from dicom_node.config import Config
+from dicom_node.node import LeasedAssociations, build_executor, build_inference_worker, build_io_workers, build_server, open_node
+
+log = structlog.get_logger()
+
+READY_FD = "DICOM_NODE_READY_FD"
+Ready = Callable[[str], None]
+
+
+def announce(text: str) -> None:
+    """Tell whoever started us that we serve: a line on the pipe in DICOM_NODE_READY_FD, else on standard output."""
+    descriptor = os.environ.get(READY_FD)
+    line = text + "\n"
+    if descriptor is None:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(1, line.encode())
+        return
+    with contextlib.suppress(OSError):
+        os.write(int(descriptor), line.encode())
+
+
+@contextlib.contextmanager
+def until_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; it ends the role in good order."""
+    stop = threading.Event()
+
+    def set_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, set_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def await_stop(stop: threading.Event) -> None:
+    """Wait without a busy loop; the supervisor's death ends us as well."""
+    supervisor = os.getppid() if READY_FD in os.environ else None
+    while not stop.wait(1.0):
+        if supervisor is not None and os.getppid() != supervisor:
+            log.warning("supervisor.gone")
+            return
+
+
+def receiver(config: Config, ready: Ready = announce) -> None:
+    """Receive by C-STORE, answer C-ECHO."""
+    logging.configure(config.log.level, role="receiver")
+    with until_signal() as stop, open_node(config, "receiver") as node:
+        report = node.archive.recover()
+        log.info("archive.recovered", report=str(report))
+        hooks = LeasedAssociations(node)
+        server = build_server(node, hooks)
+        hooks.start()
+        server.start()
+        ready(f"receiver ready: {config.node.ae_title} on {config.dimse.host} port {server.port}")
+        await_stop(stop)
+        log.info("receiver.stopping", associations=server.associations)
+        server.stop(config.dimse.stop_deadline)
+        hooks.stop()
+
+
+def scheduler(config: Config, ready: Ready = announce) -> None:
+    """Complete quiet studies, free leases, write header JSON."""
+    from dicom_node.schedule import build_scheduler
+
+    logging.configure(config.log.level, role="scheduler")
+    with until_signal() as stop, open_node(config, "scheduler") as node:
+        clock = build_scheduler(node)
+        clock.start()
+        ready("scheduler ready")
+        await_stop(stop)
+        clock.shutdown(wait=True)
+
+
+def io_worker(config: Config, ready: Ready = announce) -> None:
+    """Route studies and deliver results, one thread per destination."""
+    logging.configure(config.log.level, role="io")
+    with until_signal() as stop, open_node(config, "io") as node:
+        workers = build_io_workers(node)
+        threads = [threading.Thread(target=worker.run, name=f"worker-{number}") for number, worker in enumerate(workers)]
+        for thread in threads:
+            thread.start()
+        ready(f"io worker ready: routing and {len(workers) - 1} destinations")
+        await_stop(stop)
+        for worker in workers:
+            worker.stop()
+        for thread in threads:
+            thread.join()
+
+
+def inference_worker(config: Config, device: str, ready: Ready = announce) -> None:
+    """Run models on one device."""
+    logging.configure(config.log.level, role=f"inference-{device}")
+    with until_signal() as stop, open_node(config, f"inference-{device}") as node:
+        executor = build_executor(config, device)
+        worker = build_inference_worker(node, executor)
+        thread = threading.Thread(target=worker.run, name="worker")
+        thread.start()
+        ready(f"inference worker ready on {device}")
+        await_stop(stop)
+        worker.stop()
+        thread.join()
+        executor.close()
+
+
+def web(config: Config, ready: Ready = announce) -> None:
+    """Health and metrics over HTTP."""
+    from dicom_node.web.app import serve
+
+    logging.configure(config.log.level, role="web")
+    with until_signal() as stop, open_node(config, "web") as node:
+        serve(node, lambda: await_stop(stop), ready)

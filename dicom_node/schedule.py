@@ -1,0 +1,110 @@
+"""The clock of a node: APScheduler with its jobs in memory. It only enqueues, or runs one set-based statement; nothing is lost with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from dicom_node.node import Node
+from storage import associations, completion, deliveries, header_json, runs
+from storage.completion import CompletionPolicy
+from storage.errors import IndexUnavailable, StorageError
+
+log = structlog.get_logger()
+
+HEADER_BATCH = 200
+
+
+class Duties:
+    """What has to be done again and again. Any number of processes may do each of them at once."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._queue = node.queue()
+        study = node.config.study
+        self._policy = CompletionPolicy(
+            quiet_period=study.quiet_period,
+            max_wait=study.max_wait,
+            required=[dict(each) for each in study.required],
+            expected_count=study.expected_count,
+        )
+
+    def complete_studies(self) -> int:
+        """Complete the studies that are quiet, and wake who routes them."""
+        completed = completion.complete_quiet(self._node.database, self._node.clock(), self._policy)
+        if completed:
+            self._node.ring("route")
+        for each in completed:
+            log.info("study.complete", study_uid=each.study_uid, revision=each.revision, reason=each.reason, instances=each.instances)
+            try:
+                self._node.archive.seal_study(each.study_uid)
+            except StorageError as error:
+                log.warning("study.not_sealed", study_uid=each.study_uid, why=str(error))
+        return len(completed)
+
+    def reclaim_jobs(self) -> int:
+        """Free the jobs of workers that died, and end what hangs on jobs that ended."""
+        freed = self._queue.reclaim()
+        if freed:
+            log.warning("jobs.reclaimed", count=freed)
+        with self._node.database.begin() as connection:
+            runs.settle(connection, now=self._node.clock())
+            deliveries.settle(connection, now=self._node.clock())
+        return freed
+
+    def expire_associations(self) -> int:
+        """Close the associations of receivers that died."""
+        return associations.expire(self._node.database, now=self._node.clock())
+
+    def write_headers(self) -> int:
+        """Make header JSON of what was received, in batches, after the acknowledgement and never before it."""
+        total = 0
+        while done := header_json.build_missing(self._node.archive, HEADER_BATCH):
+            total += done
+            if done < HEADER_BATCH:
+                break
+        return total
+
+    def watch_disk(self) -> None:
+        """Say so, once a minute, when little space is left."""
+        free = self._node.archive.free_bytes()
+        if free < 2 * self._node.config.archive.min_free:
+            log.warning("disk.low", free_bytes=free, stops_at=self._node.config.archive.min_free)
+
+
+def completion_interval(quiet_period: float) -> float:
+    """How often to look for quiet studies: often enough not to be noticed beside the quiet period itself."""
+    return min(1.0, max(0.1, quiet_period / 10))
+
+
+def build_scheduler(node: Node) -> BackgroundScheduler:
+    """A scheduler with all duties, not started yet."""
+    duties = Duties(node)
+    scheduler = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
+    lease = node.config.jobs.lease
+    every: list[tuple[Callable[[], object], float]] = [
+        (duties.complete_studies, completion_interval(node.config.study.quiet_period)),
+        (duties.reclaim_jobs, min(5.0, lease / 3)),
+        (duties.expire_associations, 5.0),
+        (duties.write_headers, 2.0),
+        (duties.watch_disk, 60.0),
+    ]
+    for duty, seconds in every:
+        soon = datetime.now().astimezone() + timedelta(seconds=min(seconds, 0.2))
+        scheduler.add_job(_guarded(duty), "interval", seconds=seconds, next_run_time=soon, id=duty.__name__)
+    return scheduler
+
+
+def _guarded(duty: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            duty()
+        except IndexUnavailable as error:
+            log.warning("schedule.waiting", duty=duty.__name__, why=str(error))
+        except Exception:  # the outer edge of the clock: one duty's failure must not end the others
+            log.error("schedule.failed", duty=duty.__name__, exc_info=True)
+
+    return run

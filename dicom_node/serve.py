@@ -1,0 +1,153 @@
+"""``dicom-node serve``: the supervisor of the roles. A role that dies is started again, with growing waits; the others go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from dicom_node import log as logging
+from dicom_node.config import Config
+from dicom_node.node import prepare
+from dicom_node.roles import READY_FD, announce, until_signal
+
+log = structlog.get_logger()
+
+FIRST_WAIT, LONGEST_WAIT = 0.2, 30.0
+STEADY = 30.0  # seconds after which a role that dies is started again without delay
+STOP_GRACE = 10.0
+
+
+@dataclass
+class Role:
+    """One process that is to be there."""
+
+    name: str
+    arguments: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    pipe: int = -1
+    started_at: float = 0.0
+    start_at: float = 0.0
+    failures: int = 0
+    ready: str = ""
+    buffer: bytearray = field(default_factory=bytearray)
+
+
+def roles_of(config: Config) -> list[Role]:
+    """The roles that a configuration asks for."""
+    roles = [Role("scheduler", ["scheduler"]), Role("io", ["worker", "--io"])]
+    roles += [Role(f"receiver-{number + 1}" if number else "receiver", ["receiver"]) for number in range(config.dimse.receivers)]
+    roles += [Role(f"inference-{device}", ["worker", "--device", device]) for device in config.executor.devices]
+    if config.web.enabled:
+        roles.append(Role("web", ["web"]))
+    return roles
+
+
+class Supervisor:
+    """Keeps the roles of a node running until told to stop."""
+
+    def __init__(self, config: Config, file: Path) -> None:
+        self._config = config
+        self._file = file
+        self._roles = roles_of(config)
+        self._selector = selectors.DefaultSelector()
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        logging.configure(self._config.log.level, role="supervisor")
+        with until_signal() as stop:
+            prepare(self._config)
+            for role in self._roles:
+                self._start(role)
+            announced = False
+            try:
+                while not stop.is_set():
+                    self._listen(0.2)
+                    self._tend()
+                    if not announced and all(role.ready for role in self._roles):
+                        announced = True
+                        announce(f"dicom-node ready: {self._summary()}")
+            finally:
+                self._stop_all()
+
+    def _summary(self) -> str:
+        shown = [role.ready for role in self._roles if role.name.startswith(("receiver", "web"))]
+        return "; ".join(line.partition(" ready: ")[2] or line for line in shown)
+
+    def _start(self, role: Role) -> None:
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        command = [sys.executable, "-m", "dicom_node", *role.arguments, "--config", str(self._file)]
+        environment = {**os.environ, READY_FD: str(writing)}
+        role.process = subprocess.Popen(command, pass_fds=[writing], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        os.close(writing)
+        role.pipe, role.started_at, role.buffer = reading, time.monotonic(), bytearray()
+        self._selector.register(reading, selectors.EVENT_READ, role)
+        log.info("role.started", name=role.name, pid=role.process.pid)
+
+    def _listen(self, seconds: float) -> None:
+        if not self._selector.get_map():
+            time.sleep(seconds)
+            return
+        for key, _ in self._selector.select(seconds):
+            role: Role = key.data
+            data = b""
+            with contextlib.suppress(BlockingIOError):
+                data = os.read(role.pipe, 4096)
+                if not data:
+                    self._forget_pipe(role)
+            role.buffer += data
+            if b"\n" in role.buffer:
+                role.ready = role.buffer.partition(b"\n")[0].decode()
+
+    def _forget_pipe(self, role: Role) -> None:
+        if role.pipe >= 0:
+            self._selector.unregister(role.pipe)
+            os.close(role.pipe)
+            role.pipe = -1
+
+    def _tend(self) -> None:
+        now = time.monotonic()
+        for role in self._roles:
+            if role.process is not None and role.process.poll() is not None:
+                self._died(role, now)
+            if role.process is None and now >= role.start_at:
+                self._start(role)
+
+    def _died(self, role: Role, now: float) -> None:
+        assert role.process is not None
+        code = role.process.returncode
+        role.failures = 0 if now - role.started_at > STEADY else role.failures + 1
+        wait = min(FIRST_WAIT * 2.0 ** max(role.failures - 1, 0), LONGEST_WAIT)
+        log.error("role.died", name=role.name, code=code, again_in=round(wait, 1))
+        self._forget_pipe(role)
+        role.process, role.start_at = None, now + wait
+
+    def _stop_all(self) -> None:
+        for process in self._processes():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + self._config.dimse.stop_deadline + STOP_GRACE
+        for process in self._processes():
+            try:
+                process.wait(max(until - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                log.error("role.killed", pid=process.pid)
+                process.kill()
+                process.wait()
+        for role in self._roles:
+            self._forget_pipe(role)
+        self._selector.close()
+        log.info("supervisor.stopped")
+
+    def _processes(self) -> Iterator[subprocess.Popen[bytes]]:
+        yield from (role.process for role in self._roles if role.process is not None)

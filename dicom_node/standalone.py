@@ -1,0 +1,86 @@
+"""A model on a folder of DICOM files, without archive, network or jobs: the same selection, the same run, the same encoding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+
+import dicom_node
+from dicom_node.errors import CommandFailed
+from dicom_node.results.context import ResultContext
+from dicom_node.results.files import part10
+from dicom_node.results.uids import device_uid
+from dicom_node.routing.selection import Verdict, select_series
+from dicom_node.work.attributes import attributes_of
+from dicom_node.work.inference import Answer, FilePart, Request, Runner
+from models.bundle import Bundle
+from storage.runs import run_key
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished run on a folder."""
+
+    answer: Answer
+    series_uid: str
+    files: tuple[Path, ...]
+
+
+def run_folder(bundle: Bundle, folder: Path, out: Path, *, device: str, cache: Path | None, now: float) -> Done:
+    """Run a model on the series of a folder that it needs; write SEG and SR to ``out``.
+
+    Raises
+    ------
+    CommandFailed
+        There is no such series, or several fit equally well; the message tells why, series by series.
+    """
+    series = _read(folder)
+    attributes = {uid: _attributes(found) for uid, found in series.items()}
+    selection = select_series(bundle.dicom.series, {}, attributes)
+    if selection.verdict is not Verdict.CHOSEN:
+        reasons = "".join(f"\n  series {choice.series_uid}: {choice.reason}" for choice in selection.choices)
+        raise CommandFailed(f"{bundle.name} has no series to run on in {folder}: {selection.summary}{reasons}")
+    uid = selection.chosen[0]
+    chosen = series[uid]
+    digests = [(str(header.SOPInstanceUID), hashlib.sha256(path.read_bytes()).hexdigest()) for path, header in chosen]
+    context = ResultContext(
+        run_key=run_key(digests, bundle.digest, dict(bundle.dicom.model.parameters)),
+        study_uid=str(chosen[0][1].StudyInstanceUID),
+        bundle=bundle.name,
+        device_uid=device_uid("standalone", bundle.digest),
+        software_version=dicom_node.__version__,
+        started_at=now,
+        kinds=tuple(bundle.dicom.output.kinds),
+    )
+    images = tuple(FilePart(str(path), 0, path.stat().st_size) for path, _ in chosen)
+    answer = Runner(device, cache=cache).run(Request(str(bundle.root), bundle.digest, images, context))
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for item in answer.objects:
+        path = out / f"{bundle.name}-{item.kind}.dcm"
+        path.write_bytes(part10(item))
+        files.append(path)
+    return Done(answer, uid, tuple(files))
+
+
+def _read(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:
+    if not folder.is_dir():
+        raise CommandFailed(f"{folder} is no folder")
+    series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        try:
+            header = dcmread(path, stop_before_pixels=True)
+            series[str(header.SeriesInstanceUID)].append((path, header))
+        except (InvalidDicomError, AttributeError, OSError, ValueError):
+            continue
+    return series
+
+
+def _attributes(found: list[tuple[Path, Dataset]]) -> dict[str, Any]:
+    return {**attributes_of(found[len(found) // 2][1]), "NumberOfSeriesRelatedInstances": len(found)}

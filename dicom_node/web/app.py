@@ -1,0 +1,81 @@
+"""Health and metrics over HTTP (Starlette on uvicorn). No patient identity; loopback only unless the configuration says otherwise.
+
+    /healthz   the process answers
+    /readyz    index and archive can be used; 503 with the reason otherwise
+    /metrics   Prometheus text
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dicom_node.errors import http_status
+from dicom_node.node import Node
+from dicom_node.web.metrics import CONTENT_TYPE, render
+from storage.errors import StorageError
+
+SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'"}
+
+
+def create_app(node: Node) -> Starlette:
+    """The web application of a node."""
+
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "alive"}, headers=SECURITY_HEADERS)
+
+    async def readyz(request: Request) -> Response:
+        problems = await run_in_threadpool(why_not_ready, node)
+        status = "not ready" if problems else "ready"
+        return JSONResponse({"status": status, "problems": problems}, status_code=503 if problems else 200, headers=SECURITY_HEADERS)
+
+    async def metrics(request: Request) -> Response:
+        text = await run_in_threadpool(render, node)
+        return Response(text, media_type=CONTENT_TYPE, headers=SECURITY_HEADERS)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": str(error)}, status_code=http_status(error), headers=SECURITY_HEADERS)
+
+    routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
+    return Starlette(routes=routes, exception_handlers={StorageError: failed})
+
+
+def why_not_ready(node: Node) -> list[str]:
+    """What keeps the node from serving, in sentences."""
+    problems = []
+    try:
+        with node.database.read() as connection:
+            connection.exec_driver_sql("SELECT 1")
+    except StorageError as error:
+        problems.append(f"database: {error}")
+    try:
+        free = node.archive.free_bytes()
+        if free < node.config.archive.min_free:
+            problems.append(f"archive: {free} bytes are free, and storing stops below {node.config.archive.min_free}")
+    except (OSError, StorageError) as error:
+        problems.append(f"archive: {error}")
+    return problems
+
+
+def serve(node: Node, wait: Callable[[], None], ready: Callable[[str], None]) -> None:
+    """Serve until ``wait`` returns."""
+    config = node.config.web
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.create_server((config.host, config.port), family=family) as listener:
+        settings = uvicorn.Config(create_app(node), log_config=None, access_log=False, lifespan="off", server_header=False)
+        server = uvicorn.Server(settings)
+        # In a thread of its own uvicorn leaves the signals to the role.
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
+        thread.start()
+        ready(f"web ready: http://{config.host}:{listener.getsockname()[1]}")
+        wait()
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,51 @@
+"""The process that a model runs in: ``python -m dicom_node.work.child FD DEVICE CACHE THREADS``.
+
+It reads requests from a socket and answers each. What a model does to it (crash, endless loop, all memory) ends it and nothing else; it
+ends by itself when its worker does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from dicom_node import log
+from dicom_node.work.inference import Runner
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the system to end this process when its parent ends (Linux); elsewhere the closed socket does it after the run."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> int:
+    descriptor, device, cache, threads = arguments
+    parent = os.getppid()
+    die_with_parent()
+    if os.getppid() != parent:
+        return 1
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the worker's to handle
+    log.configure("warning", role="inference-child")
+    os.dup2(2, 1)  # what a model prints is log, not protocol
+    runner = Runner(device, cache=Path(cache) if cache else None, threads=int(threads) if threads else None)
+    with Connection(int(descriptor)) as connection:
+        connection.send("ready")
+        while True:
+            try:
+                request = connection.recv()
+            except EOFError:
+                return 0
+            connection.send(runner.run(request))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

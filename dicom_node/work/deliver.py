@@ -1,0 +1,192 @@
+"""The deliver handler: archived results go to a peer, exactly the archived bytes, until each has its answer.
+
+What may pass (no connection, an abort, out of resources) is tried again with backoff. What stays (unsupported class, wrong data set) stops
+at once; where the kinds that the peer's profile calls sufficient were taken, the delivery stands and says what was refused.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+import structlog
+from storage.archive import Archive, StoredInstance
+
+from dicom_node.clock import Clock
+from dicom_node.config import Config, Peer
+from dicom_node.dimse.errors import DimseError
+from dicom_node.dimse.scu import Requestor, StoreItem, StoreResult, Timeouts, associate
+from dicom_node.errors import ConfigurationError, TryAgain
+from storage import audit, deliveries
+from storage.database import Database
+from storage.errors import Damaged, NotFound
+from storage.jobs import ClaimedJob, JobQueue
+
+log = structlog.get_logger()
+
+KINDS = {"1.2.840.10008.5.1.4.1.1.66.4": "SEG", "1.2.840.10008.5.1.4.1.1.88.34": "SR"}
+DUPLICATE_SOP_INSTANCE = 0x0111
+# Sent again later: Processing failure, Resource limitation, Out of resources (PS3.4 table B.2-1, PS3.7 annex C).
+PASSING = frozenset({0x0110, 0x0213})
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A peer's answer for one instance, as a state of its row."""
+
+    state: str
+    status: int | None
+    comment: str
+
+
+def judge(result: StoreResult) -> Answered:
+    """What a C-STORE status means for an instance: ACCEPTED, SCHEDULED (again later) or REFUSED (for good)."""
+    if result.ok or result.status == DUPLICATE_SOP_INSTANCE:
+        return Answered("ACCEPTED", result.status, result.comment)
+    passing = result.status in PASSING or result.status >> 8 == 0xA7
+    return Answered("SCHEDULED" if passing else "REFUSED", result.status, result.comment)
+
+
+class DeliverHandler:
+    """Carries out ``deliver`` jobs."""
+
+    def __init__(self, config: Config, database: Database, archive: Archive, queue: JobQueue, *, clock: Clock) -> None:
+        self._config = config
+        self._database = database
+        self._archive = archive
+        self._queue = queue
+        self._clock = clock
+
+    def __call__(self, job: ClaimedJob) -> None:
+        pk = int(job.payload["delivery_pk"])
+        with self._database.read() as connection:
+            delivery = deliveries.get_delivery(connection, pk)
+            pending = [row.sop_uid for row in deliveries.instances_of(connection, pk, pending=True)]
+        try:
+            peer = self._config.peer_named(delivery.peer)
+        except ConfigurationError as error:
+            self._finish(job, pk, delivery.study_uid, "FAILED", str(error))
+            return
+        items = self._items(pk, peer, pending)
+        if items:
+            self._send(pk, peer, items)
+        self._conclude(job, pk, delivery.study_uid, peer)
+
+    # --- sending
+
+    def _items(self, pk: int, peer: Peer, pending: list[str]) -> list[StoredInstance]:
+        items = []
+        for uid in pending:
+            try:
+                stored = self._archive.open_instance(uid)
+            except (NotFound, Damaged) as error:
+                self._record(pk, uid, Answered("REFUSED", None, type(error).__name__))
+                continue
+            kind = KINDS.get(stored.sop_class_uid)
+            if kind is not None and kind not in peer.results:
+                self._record(pk, uid, Answered("NOT_OFFERED", None, f"the profile of {peer.name} takes no {kind}"))
+            else:
+                items.append(stored)
+        return items
+
+    def _send(self, pk: int, peer: Peer, items: list[StoredInstance]) -> None:
+        try:
+            with open_association(self._config, peer, items) as association:
+                for stored in items:
+                    self._record(pk, stored.sop_uid, self._store(association, stored))
+        except DimseError as error:
+            raise TryAgain(f"{peer.name}, {error.step}: {error}") from error
+
+    def _store(self, association: Requestor, stored: StoredInstance) -> Answered:
+        if not association.accepts(stored.sop_class_uid, stored.transfer_syntax_uid):
+            return Answered("REFUSED", 0x0122, "the peer accepts no presentation context for this class and transfer syntax")
+        return judge(association.store(store_item(stored)))
+
+    def _record(self, pk: int, uid: str, answered: Answered) -> None:
+        status = None if answered.status is None else f"{answered.status:04X}"
+        log.info("instance.delivered", delivery=pk, sop_instance_uid=uid, state=answered.state, status=status)
+        with self._database.begin() as connection:
+            deliveries.record_instance_status(
+                connection, pk, uid, answered.state, status=answered.status, comment=answered.comment, now=self._clock()
+            )
+
+    # --- how it ended
+
+    def _conclude(self, job: ClaimedJob, pk: int, study_uid: str, peer: Peer) -> None:
+        with self._database.read() as connection:
+            rows = deliveries.instances_of(connection, pk)
+        waiting = [row for row in rows if row.state == "SCHEDULED"]
+        if waiting:
+            last = waiting[0]
+            answer = f"{last.status:04X} {last.comment or ''}".strip() if last.status is not None else "no answer"
+            raise TryAgain(f"{peer.name} has not taken {len(waiting)} of {len(rows)} objects yet: {answer}")
+        accepted = {self._kind(row.sop_uid) for row in rows if row.state == "ACCEPTED"}
+        refused = [row for row in rows if row.state == "REFUSED"]
+        sentences = [f"{self._kind(row.sop_uid)} refused ({_code(row.status)}{row.comment or ''})" for row in refused]
+        enough = bool(accepted) and accepted.issuperset(kind for kind in peer.suffices if kind in {self._kind(row.sop_uid) for row in rows})
+        if not refused:
+            self._finish(job, pk, study_uid, "DELIVERED", f"{len(rows)} objects answered")
+        elif enough:
+            self._finish(job, pk, study_uid, "DELIVERED", f"{'; '.join(sentences)}; {', '.join(sorted(accepted))} suffices for {peer.name}")
+        else:
+            self._finish(job, pk, study_uid, "FAILED", "; ".join(sentences))
+
+    def _kind(self, uid: str) -> str:
+        try:
+            return KINDS.get(self._archive.open_instance(uid).sop_class_uid, "object")
+        except (NotFound, Damaged):
+            return "object"
+
+    def _finish(self, job: ClaimedJob, pk: int, study_uid: str, state: str, detail: str) -> None:
+        now = self._clock()
+        log.info("delivery.ended", delivery=pk, state=state, detail=detail)
+        with self._database.begin() as connection:
+            self._queue.fence(connection, job)
+            deliveries.finish(connection, pk, state, detail, now=now)
+            facts = {"delivery": pk, "state": state, "detail": detail}
+            audit.record(connection, "delivery.ended", actor="delivery", study_uid=study_uid, detail=facts, at=now)
+            if state == "FAILED":
+                self._queue.fail(job, detail, connection=connection)
+            else:
+                self._queue.complete(connection, job, detail)
+
+
+def _code(status: int | None) -> str:
+    return "" if status is None else f"{status:04X} "
+
+
+def store_item(stored: StoredInstance) -> StoreItem:
+    """An archived instance as the SCU sends it: the data set's bytes from where they lie."""
+
+    def open_data() -> BinaryIO:
+        stream = open(stored.path, "rb", buffering=0)  # noqa: SIM115  the SCU closes it
+        stream.seek(stored.offset + stored.meta_length)
+        return cast(BinaryIO, stream)
+
+    length = stored.length - stored.meta_length
+    return StoreItem(stored.sop_class_uid, stored.sop_uid, stored.transfer_syntax_uid, length, open_data)
+
+
+def open_association(config: Config, peer: Peer, items: list[StoredInstance]) -> Requestor:
+    """Associate for exactly the classes and syntaxes of these instances."""
+    contexts = dict.fromkeys((item.sop_class_uid, item.transfer_syntax_uid) for item in items)
+    return associate_peer(config, peer, [(abstract, [syntax]) for abstract, syntax in contexts])
+
+
+def associate_peer(config: Config, peer: Peer, contexts: list[tuple[str, list[str]]]) -> Requestor:
+    """Associate with a configured peer.
+
+    Raises
+    ------
+    DimseError
+        With the step that failed: tcp, tls or association.
+    """
+    assert peer.host is not None
+    assert peer.port is not None
+    limits = config.delivery
+    timeouts = Timeouts(connect=limits.connect_timeout, handshake=limits.connect_timeout, response=limits.response_timeout)
+    tls = ssl.create_default_context(cafile=str(peer.tls_ca) if peer.tls_ca else None) if peer.tls else None
+    return associate(
+        peer.host, peer.port, calling_ae=config.node.ae_title, called_ae=peer.ae_title, contexts=contexts, timeouts=timeouts, tls=tls
+    )

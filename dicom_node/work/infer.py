@@ -1,0 +1,231 @@
+"""The infer handler: a run is executed; its objects, deliveries and COMPLETED become durable in one transaction under the fencing token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+from storage.archive import Archive, EmittedObject
+
+import dicom_node
+from dicom_node.clock import Clock
+from dicom_node.config import Config
+from dicom_node.errors import Released, TryAgain
+from dicom_node.results.context import EncodedObject, Outcome, ResultContext
+from dicom_node.results.uids import device_uid, instance_uid, series_uid
+from dicom_node.work.executors import Executor
+from dicom_node.work.inference import Answer, FilePart, Request, negative_report
+from models.bundle import Bundle, load_bundle
+from models.errors import BundleInvalid
+from storage import audit, deliveries, runs
+from storage.database import Database
+from storage.errors import Damaged, IndexUnavailable, NoSpace, NotFound, ReadOnly
+from storage.jobs import ClaimedJob, JobQueue
+from storage.records import RunRecord
+
+log = structlog.get_logger()
+
+ACTOR = "inference"
+_DISK_WAIT = 15.0
+
+Settle = Callable[[Connection], RunRecord]
+
+
+class InferHandler:
+    """Carries out ``infer`` jobs on one device."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        archive: Archive,
+        queue: JobQueue,
+        executor: Executor,
+        *,
+        archive_id: str,
+        clock: Clock,
+        ring: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._archive = archive
+        self._queue = queue
+        self._executor = executor
+        self._archive_id = archive_id
+        self._clock = clock
+        self._ring = ring
+
+    def cancel(self) -> None:
+        """End the run in progress (another thread): its job was lost, or the worker shuts down."""
+        self._executor.cancel()
+
+    def __call__(self, job: ClaimedJob) -> None:
+        run = self._start(job)
+        if run is None:
+            return
+        log.info("run.started", run=run.pk, bundle=run.bundle, release=run.release_digest[:12], device=self._executor.device)
+        prepared = self._request(run)
+        answer = self._executor.execute(prepared, self._config.executor.deadline) if isinstance(prepared, Request) else prepared
+        if answer.code == "canceled":
+            raise Released("the run was ended before its time")
+        try:
+            self._settle(job, run, answer)
+        except (NoSpace, ReadOnly, IndexUnavailable) as error:
+            raise TryAgain(f"the result cannot be stored: {error}", delay=_DISK_WAIT, counted=False) from error
+        for peer in run.deliver_to:
+            self._ring(f"deliver-{peer}")
+
+    def _start(self, job: ClaimedJob) -> RunRecord | None:
+        with self._database.begin() as connection:
+            self._queue.fence(connection, job)
+            run = runs.start_run(connection, int(job.payload["run_pk"]), self._executor.device, now=self._clock())
+            if run is None:
+                self._queue.complete(connection, job, "the run had ended already")
+            return run
+
+    # --- what the model gets
+
+    def _request(self, run: RunRecord) -> Request | Answer:
+        try:
+            bundle = self._bundle(run)
+            images = [self._image(uid, digest) for uid, digest in run.input_set]
+        except (BundleInvalid, NotFound, Damaged) as error:
+            return Answer(Outcome.FAILED, str(error), type(error).__name__)
+        return Request(str(bundle.root), run.release_digest, tuple(images), self._context(run, bundle))
+
+    def _bundle(self, run: RunRecord) -> Bundle:
+        bundle = load_bundle(run.bundle, self._config.node.bundles)
+        if bundle.digest != run.release_digest:
+            raise BundleInvalid(
+                f"bundle {run.bundle} has changed since the run was queued: its release digest is {bundle.digest[:12]}, "
+                f"the run's {run.release_digest[:12]}; put the release back, or complete the study again"
+            )
+        return bundle
+
+    def _image(self, uid: str, digest: str) -> FilePart:
+        stored = self._archive.open_instance(uid)
+        if stored.digest != digest:
+            raise Damaged(f"instance {uid} is no longer the one that the run was made for")
+        return FilePart(str(stored.path), stored.offset, stored.length)
+
+    def _context(self, run: RunRecord, bundle: Bundle, **more: Any) -> ResultContext:
+        assert run.started_at is not None
+        sr_uid, of_series = self._predecessor(run)
+        return ResultContext(
+            run_key=run.run_key,
+            study_uid=run.study_uid,
+            bundle=run.bundle,
+            device_uid=device_uid(self._archive_id, run.release_digest),
+            software_version=dicom_node.__version__,
+            started_at=run.started_at,
+            station=self._config.node.ae_title,
+            predecessor_sr_uid=sr_uid,
+            predecessor_series_uid=of_series,
+            kinds=tuple(bundle.dicom.output.kinds),
+            instance_number=max(run.study_revision, 1),
+            **more,
+        )
+
+    def _predecessor(self, run: RunRecord) -> tuple[str | None, str | None]:
+        """The SR that this run's SR replaces, and its series."""
+        if run.predecessor_pk is None:
+            return None, None
+        with self._database.read() as connection:
+            before = runs.get_run(connection, run.predecessor_pk)
+        uid = instance_uid(before.run_key, "SR")
+        try:
+            self._archive.open_instance(uid)
+        except NotFound:
+            return None, None
+        return uid, series_uid(before.study_uid, before.release_digest, "SR")
+
+    # --- what becomes of the answer
+
+    def _settle(self, job: ClaimedJob, run: RunRecord, answer: Answer) -> None:
+        if answer.outcome == Outcome.FAILED:
+            self._settle_failure(job, run, answer)
+            return
+        if answer.outcome == Outcome.NOT_APPLICABLE:
+            reason = f"{answer.reason} [{answer.code}]"
+            self._finish(job, run, self._negative(run, answer), lambda c: self._not_applicable(c, job, run, reason), negative=True)
+            return
+        self._finish(job, run, answer.objects, lambda c: self._completed(c, job, run, answer))
+
+    def _settle_failure(self, job: ClaimedJob, run: RunRecord, answer: Answer) -> None:
+        log.warning("run.failed", run=run.pk, code=answer.code, reason=answer.reason)
+        if answer.passing and job.attempts < job.max_attempts:
+            self._queue.retry(job, answer.reason)
+            return
+        self._finish(job, run, self._negative(run, answer), lambda c: self._failed(c, job, run, answer.reason), negative=True)
+
+    def _completed(self, connection: Connection, job: ClaimedJob, run: RunRecord, answer: Answer) -> RunRecord:
+        device, findings = self._executor.device, dict(answer.findings)
+        ended = runs.complete_run(connection, run.pk, device=device, timings=answer.timings, findings=findings, now=self._clock())
+        self._queue.complete(connection, job, f"{answer.outcome}: {len(answer.objects)} objects")
+        return ended
+
+    def _not_applicable(self, connection: Connection, job: ClaimedJob, run: RunRecord, reason: str) -> RunRecord:
+        ended = runs.not_applicable(connection, run.pk, reason, now=self._clock())
+        self._queue.complete(connection, job, f"not applicable: {reason}")
+        return ended
+
+    def _failed(self, connection: Connection, job: ClaimedJob, run: RunRecord, reason: str) -> RunRecord:
+        ended = runs.fail_run(connection, run.pk, reason, now=self._clock())
+        self._queue.fail(job, reason, connection=connection)
+        return ended
+
+    def _finish(
+        self, job: ClaimedJob, run: RunRecord, objects: Sequence[EncodedObject], settle: Settle, *, negative: bool = False
+    ) -> None:
+        def in_transaction(connection: Connection) -> None:
+            self._queue.fence(connection, job)
+            ended = settle(connection)
+            log.info("run.ended", run=run.pk, state=ended.state, objects=len(objects), delivered=ended.delivered)
+            if objects and ended.delivered:
+                self._deliver(connection, ended, [each.sop_instance_uid for each in objects], negative)
+
+        if objects:
+            self._archive.store_emitted([_emitted(each, run.run_key) for each in objects], in_transaction=in_transaction)
+        else:
+            with self._database.begin() as connection:
+                in_transaction(connection)
+
+    def _deliver(self, connection: Connection, run: RunRecord, sop_uids: Sequence[str], negative: bool) -> None:
+        peers = {peer.name: peer for peer in self._config.peer}
+        for name in run.deliver_to:
+            if name not in peers:
+                detail = {"run": run.pk, "peer": name, "reason": "the peer is no longer configured"}
+                audit.record(connection, "delivery.impossible", actor=ACTOR, study_uid=run.study_uid, detail=detail, at=self._clock())
+            elif not negative or peers[name].negative_reports:
+                deliveries.create_delivery(
+                    connection, run.pk, run.study_uid, name, sop_uids, self._queue,
+                    max_attempts=self._config.delivery.attempts, now=self._clock(),
+                )  # fmt: skip
+
+    def _negative(self, run: RunRecord, answer: Answer) -> list[EncodedObject]:
+        """The SR that says why there is no finding, where a destination's profile asks for it."""
+        wanted = {peer.name for peer in self._config.peer if peer.negative_reports}
+        if not wanted.intersection(run.deliver_to):
+            return []
+        try:
+            bundle = self._bundle(run)
+            images = [self._image(uid, digest).open for uid, digest in run.input_set]
+            more = {"outcome": answer.outcome, "reason": answer.reason, "report_reason": True}
+            return negative_report(str(bundle.root), images, self._context(run, bundle, **more))
+        except (BundleInvalid, NotFound, Damaged, ValueError) as error:
+            log.warning("report.impossible", run=run.pk, why=type(error).__name__)
+            return []
+
+
+def _emitted(encoded: EncodedObject, run_key: str) -> EmittedObject:
+    return EmittedObject(
+        sop_class_uid=encoded.sop_class_uid,
+        sop_instance_uid=encoded.sop_instance_uid,
+        study_uid=encoded.study_uid,
+        series_uid=encoded.series_uid,
+        transfer_syntax_uid=encoded.transfer_syntax_uid,
+        dataset_bytes=encoded.dataset_bytes,
+        run_key=run_key,
+    )

@@ -1,0 +1,182 @@
+"""One run of a model, wherever it is executed: stored images in, encoded objects out. Knows no database and no network."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from dicom_node.results.context import EncodedObject, Outcome, ResultContext
+from models.errors import GeometryRefused, InferenceFailed, ModelError, NotApplicable, OutOfMemory
+
+if TYPE_CHECKING:
+    from models.findings import Prediction
+    from models.predict import Predictor
+
+WARM_MODELS = 2  # kept loaded per device; the one that was used longest ago goes
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """Where one Part 10 file lies."""
+
+    path: str
+    offset: int
+    length: int
+
+    def open(self) -> BinaryIO:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            pieces, at = [], 0
+            while at < self.length:
+                piece = os.pread(descriptor, min(self.length - at, 64 << 20), self.offset + at)
+                if not piece:
+                    raise OSError(f"{self.path} ends before byte {self.offset + self.length}")
+                pieces.append(piece)
+                at += len(piece)
+        finally:
+            os.close(descriptor)
+        return io.BytesIO(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run to carry out."""
+
+    bundle_root: str
+    release_digest: str
+    images: tuple[FilePart, ...]
+    context: ResultContext
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a run went. ``outcome``: findings, nothing_found, not_applicable or failed; ``findings`` is what people are shown."""
+
+    outcome: str
+    reason: str = ""
+    code: str = ""
+    passing: bool = False  # of a failure: trying again may help
+    objects: tuple[EncodedObject, ...] = ()
+    findings: Mapping[str, Any] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+class Runner:
+    """Carries out runs on one device, and keeps its models warm between them."""
+
+    def __init__(self, device: str, *, cache: Path | None = None, threads: int | None = None) -> None:
+        self.device = device
+        self._cache = cache
+        self._threads = threads
+        self._warm: dict[str, Predictor] = {}
+
+    def run(self, request: Request) -> Answer:
+        """Carry out a run; whatever the images or the model do comes back as an answer."""
+        try:
+            return self._run(request)
+        except GeometryRefused as error:
+            return Answer(Outcome.NOT_APPLICABLE, error.sentence, str(error.code))
+        except NotApplicable as error:
+            return Answer(Outcome.NOT_APPLICABLE, error.reason, error.code)
+        except OutOfMemory as error:
+            self._warm.clear()
+            return Answer(Outcome.FAILED, str(error), "out-of-memory", passing=True)
+        except InferenceFailed as error:
+            return Answer(Outcome.FAILED, str(error), f"failed-{error.stage}", passing=True)
+        except ModelError as error:
+            return Answer(Outcome.FAILED, str(error), type(error).__name__)
+
+    def _run(self, request: Request) -> Answer:
+        from dicom_node.results import encode
+        from dicom_node.results.readback import verify
+        from models.volume import read_volume
+
+        clock = time.perf_counter
+        started = clock()
+        predictor = self._predictor(request)
+        volume = read_volume([part.open for part in request.images], min_slices=predictor.bundle.dicom.geometry.min_slices)
+        read = clock()
+        prediction = predictor.predict(volume)
+        predicted = clock()
+        outcome = Outcome.NOTHING_FOUND if prediction.empty else Outcome.FINDINGS
+        objects = encode(prediction, volume.headers, _with_outcome(request.context, outcome))
+        encoded = clock()
+        verify(objects, prediction)
+        timings = {
+            "load": prediction.timings.load,
+            "read": read - started,
+            "preprocess": prediction.timings.preprocess,
+            "forward": prediction.timings.forward,
+            "postprocess": prediction.timings.postprocess,
+            "encode": encoded - predicted,
+            "verify": clock() - encoded,
+        }
+        return Answer(outcome, objects=tuple(objects), findings=shown(prediction), timings=timings)
+
+    def _predictor(self, request: Request) -> Predictor:
+        from models.bundle import load_bundle
+        from models.predict import Predictor
+
+        known = self._warm.pop(request.release_digest, None)
+        if known is None:
+            while len(self._warm) >= WARM_MODELS:
+                del self._warm[next(iter(self._warm))]
+            bundle = load_bundle(request.bundle_root)
+            known = Predictor(bundle, self.device, cache=self._cache, threads=self._threads, expected_digest=request.release_digest)
+        self._warm[request.release_digest] = known
+        return known
+
+
+def _with_outcome(context: ResultContext, outcome: Outcome) -> ResultContext:
+    from dataclasses import replace
+
+    return replace(context, outcome=outcome)
+
+
+def shown(prediction: Prediction) -> dict[str, Any]:
+    """Findings as people are shown them: numbers with units, decisions with probabilities; no mask, no identity."""
+    labels = {segment.number: segment.label for segment in prediction.segments}
+    return {
+        "segments": [{"label": segment.label, "voxels": int(segment.mask.sum())} for segment in prediction.segments],
+        "measurements": [
+            {"name": each.name.meaning, "of": labels.get(each.segment or 0, ""), "value": round(float(each.value), 4), "unit": each.unit.value}
+            for each in prediction.measurements
+        ],
+        "classifications": [
+            {"label": each.label, "value": each.value.meaning, "positive": each.positive, "probability": each.probability}
+            for each in prediction.classifications
+        ],
+    }
+
+
+Opener = Callable[[], BinaryIO]
+
+
+def negative_report(bundle_root: str, images: Sequence[Opener], context: ResultContext) -> list[EncodedObject]:
+    """The SR of a run that did not apply or failed; nothing where the images cannot even be read."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    from dicom_node.results import encode, nothing_run
+    from models.bundle import load_bundle
+    from models.findings import ModelIdentity
+
+    headers = []
+    for image in images:
+        try:
+            headers.append(dcmread(image(), stop_before_pixels=True))
+        except (InvalidDicomError, OSError, ValueError):
+            continue
+    if not headers:
+        return []
+    bundle = load_bundle(bundle_root)
+    model = bundle.dicom.model
+    identity = ModelIdentity(
+        model.name, model.version, model.manufacturer, bundle.digest, model.family.code(), model.intended_use, model.licence, dict(model.parameters)
+    )
+    return encode(nothing_run(identity, headers), headers, context)

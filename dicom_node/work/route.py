@@ -1,0 +1,190 @@
+"""The route handler: a completed study meets the rules. Selections, runs and their jobs are written in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+from sqlalchemy import Connection
+from storage.archive import Archive
+
+from dicom_node.clock import Clock
+from dicom_node.config import Config, Rule
+from dicom_node.routing.late import Decision, Earlier, decide
+from dicom_node.routing.selection import Selection, Verdict, select_series
+from dicom_node.work.attributes import series_attributes
+from models.bundle import Bundle, load_bundle
+from models.errors import BundleInvalid
+from storage import audit, index, runs
+from storage.database import Database
+from storage.jobs import ClaimedJob, JobQueue
+from storage.records import StudyRecord
+from storage.runs import RunSpec, SelectionSpec
+
+log = structlog.get_logger()
+
+ACTOR = "routing"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one rule and one model came to."""
+
+    rule: Rule
+    bundle: Bundle | None
+    name: str
+    selection: Selection | None
+    problem: str = ""
+
+    @property
+    def sentence(self) -> str:
+        return f"rule {self.rule.name}, model {self.name}: {self.problem or (self.selection.summary if self.selection else '')}"
+
+
+class RouteHandler:
+    """Carries out ``route`` jobs."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        archive: Archive,
+        queue: JobQueue,
+        *,
+        clock: Clock,
+        ring: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._archive = archive
+        self._queue = queue
+        self._clock = clock
+        self._ring = ring
+
+    def __call__(self, job: ClaimedJob) -> None:
+        study_uid, revision = str(job.payload["study_uid"]), int(job.payload["revision"])
+        with self._database.read() as connection:
+            study = index.study_record(connection, study_uid)
+            attributes = index.rule_attributes(connection, study_uid)
+        if study is None or study.revision != revision:
+            self._finish(job, "the study is gone" if study is None else f"the study has moved on to revision {study.revision}")
+            return
+        attributes = series_attributes(self._archive, study_uid, attributes)
+        outcomes = [self._outcome(rule, name, attributes) for rule in self._config.rule for name in rule.run]
+        with self._database.begin() as connection:
+            self._queue.fence(connection, job)
+            made = self._record(connection, study, outcomes)
+            broken = "; ".join(outcome.sentence for outcome in outcomes if outcome.problem)
+            if broken:
+                self._queue.fail(job, broken, connection=connection)
+            else:
+                self._queue.complete(connection, job, f"{made} runs" if made else "no run")
+        if made:
+            self._ring("infer")
+
+    def _finish(self, job: ClaimedJob, detail: str) -> None:
+        with self._database.begin() as connection:
+            self._queue.complete(connection, job, detail)
+
+    def _outcome(self, rule: Rule, name: str, attributes: Mapping[str, Mapping[str, Any]]) -> Outcome:
+        try:
+            bundle = load_bundle(name, self._config.node.bundles)
+        except BundleInvalid as error:
+            return Outcome(rule, None, name, None, str(error))
+        selection = select_series(bundle.dicom.series, rule.match, attributes, every=rule.series == "all")
+        return Outcome(rule, bundle, bundle.name, selection)
+
+    # --- writing
+
+    def _record(self, connection: Connection, study: StudyRecord, outcomes: list[Outcome]) -> int:
+        now = self._clock()
+        chosen: dict[str, tuple[RunSpec, Rule]] = {}
+        for outcome in outcomes:
+            if outcome.selection is None or outcome.bundle is None:
+                self._audit(connection, study, "route.failed", outcome.sentence)
+                continue
+            self._record_selection(connection, study, outcome)
+            if outcome.selection.verdict is Verdict.AMBIGUOUS:
+                self._audit(connection, study, "selection.ambiguous", outcome.sentence)
+            for spec in self._specs(connection, study, outcome):
+                known = chosen.get(spec.key)
+                if known is not None:  # a second rule for the same work adds its destinations
+                    together = tuple(dict.fromkeys((*known[0].deliver_to, *spec.deliver_to)))
+                    chosen[spec.key] = replace(known[0], deliver_to=together), known[1]
+                else:
+                    chosen[spec.key] = spec, outcome.rule
+        if not chosen and not any(outcome.problem for outcome in outcomes):
+            why = "; ".join(outcome.sentence for outcome in outcomes) or "no rule is configured"
+            self._audit(connection, study, "route.nothing_applies", why)
+        return sum(self._run(connection, study, spec, rule, now) for spec, rule in chosen.values())
+
+    def _record_selection(self, connection: Connection, study: StudyRecord, outcome: Outcome) -> None:
+        assert outcome.selection is not None
+        rows = [
+            SelectionSpec(outcome.rule.name, outcome.name, choice.series_uid, choice.chosen, choice.reason)
+            for choice in outcome.selection.choices
+        ]
+        runs.record_selection(connection, study.study_uid, study.revision, rows, now=self._clock())
+
+    def _specs(self, connection: Connection, study: StudyRecord, outcome: Outcome) -> list[RunSpec]:
+        assert outcome.selection is not None
+        assert outcome.bundle is not None
+        bundle, chosen = outcome.bundle, outcome.selection.chosen
+        return [
+            RunSpec(
+                study_uid=study.study_uid,
+                study_revision=study.revision,
+                series_uids=[uid],
+                input_set=index.input_set(connection, study.study_uid, [uid]),
+                rule=outcome.rule.name,
+                bundle=bundle.name,
+                bundle_version=bundle.version,
+                release_digest=bundle.digest,
+                parameters=dict(bundle.dicom.model.parameters),
+                deliver_to=outcome.rule.deliver,
+            )
+            for uid in chosen
+        ]
+
+    def _run(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float) -> int:
+        decision = self._decide(connection, spec, rule)
+        if decision.flag:
+            runs.flag_study(connection, study.study_uid, decision.reason)
+        if not decision.run:
+            event = "late.flagged" if decision.flag else "run.not_needed"
+            self._audit(connection, study, event, f"model {spec.bundle}: {decision.reason}")
+            return 0
+        among = [earlier.pk for earlier in self._earlier(connection, spec, rule)]
+        runs.cancel_older(connection, self._queue, study.study_uid, study.revision, spec.bundle, actor=ACTOR, now=now, among=among)
+        made = runs.create_run(
+            connection,
+            replace(spec, predecessor_pk=decision.predecessor),
+            queue=self._queue,
+            priority=rule.priority,
+            max_attempts=self._config.executor.attempts,
+            now=now,
+        )
+        return int(made is not None)
+
+    def _decide(self, connection: Connection, spec: RunSpec, rule: Rule) -> Decision:
+        known = runs.find_run(connection, spec.key)
+        same = Earlier(known.pk, known.run_key, known.state) if known is not None else None
+        records = self._earlier(connection, spec, rule)
+        finished = [record for record in records if record.state != "CANCELED"]
+        latest = next(iter([record for record in finished if record.state == "COMPLETED"] or finished), None)
+        earlier = Earlier(latest.pk, latest.run_key, latest.state) if latest is not None else None
+        return decide(rule.late or self._config.study.late, spec.key, same, earlier)
+
+    def _earlier(self, connection: Connection, spec: RunSpec, rule: Rule) -> list[runs.RunRecord]:
+        found = runs.earlier_runs(connection, spec.study_uid, spec.bundle, spec.study_revision)
+        of_rule = [record for record in found if record.rule == spec.rule]
+        if rule.series == "all":
+            return [record for record in of_rule if list(record.series_uids) == list(spec.series_uids)]
+        return of_rule
+
+    def _audit(self, connection: Connection, study: StudyRecord, event: str, reason: str) -> None:
+        log.info(event, reason=reason)
+        detail = {"revision": study.revision, "reason": reason}
+        audit.record(connection, event, actor=ACTOR, study_uid=study.study_uid, detail=detail, at=self._clock())

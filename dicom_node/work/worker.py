@@ -1,0 +1,203 @@
+"""The loop that claims jobs: lease, heartbeat, handler, and how each job ended.
+
+A handler finishes its job itself, in the transaction that holds what the job brought about. It leaves it otherwise by raising TryAgain,
+GiveUp or Released; anything else that it raises counts as a failed attempt.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import structlog
+
+from dicom_node.errors import GiveUp, Released, TryAgain
+from dicom_node.log import bound
+from storage.errors import IndexUnavailable, StaleToken
+from storage.jobs import ClaimedJob, JobQueue
+
+log = structlog.get_logger()
+
+SHORTEST_WAIT, LONGEST_WAIT = 0.05, 1.0
+
+
+class Handler(Protocol):
+    """Carries out one kind of job."""
+
+    def __call__(self, job: ClaimedJob) -> None: ...
+
+
+class Stoppable(Protocol):
+    """A handler whose work in progress can be ended from another thread."""
+
+    def cancel(self) -> None: ...
+
+
+class Bell(Protocol):
+    """Waits for work; see :mod:`dicom_node.nudge`."""
+
+    def wait(self, seconds: float) -> bool: ...
+    def ring(self) -> None: ...
+
+
+class SilentBell:
+    """A bell that nobody but the worker itself rings."""
+
+    def __init__(self) -> None:
+        self._rung = threading.Event()
+
+    def wait(self, seconds: float) -> bool:
+        rung = self._rung.wait(seconds)
+        self._rung.clear()
+        return rung
+
+    def ring(self) -> None:
+        self._rung.set()
+
+
+class Worker:
+    """Claims jobs of some queues, one at a time, until stopped.
+
+    Parameters
+    ----------
+    queues
+        Exact names, or prefixes as ``deliver:*``.
+    handlers
+        By kind of job.
+    name
+        Who holds a lease, in the job's history.
+    on_failed
+        Told of a job that has failed for good, after the fact.
+    """
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        queues: Sequence[str],
+        handlers: Mapping[str, Handler],
+        *,
+        name: str,
+        bell: Bell | None = None,
+    ) -> None:
+        self._queue = queue
+        self._queues = list(queues)
+        self._handlers = dict(handlers)
+        self._name = name
+        self._bell = bell or SilentBell()
+        self._stopping = threading.Event()
+        self._current: ClaimedJob | None = None
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """End after the current job, which is ended and released where its handler allows."""
+        self._stopping.set()
+        self._bell.ring()
+        job = self._current
+        if job is not None:
+            self._cancel(job)
+
+    def run(self) -> None:
+        """Work until :meth:`stop`. An index that is away is waited for."""
+        wait = SHORTEST_WAIT
+        while not self._stopping.is_set():
+            try:
+                worked = self.step()
+            except IndexUnavailable as error:
+                log.warning("worker.waiting", why=str(error))
+                worked, wait = False, LONGEST_WAIT
+            if worked or self._bell.wait(wait):
+                wait = SHORTEST_WAIT
+            else:
+                wait = min(wait * 2, LONGEST_WAIT)
+
+    def step(self) -> bool:
+        """Claim and carry out one job; False when none is due."""
+        job = self._queue.claim(self._queues, self._name)
+        if job is None:
+            return False
+        self._current = job
+        with bound(job=job.pk, kind=job.kind, study_uid=job.study_uid):
+            log.info("job.started", attempt=job.attempts, of=job.max_attempts)
+            started = time.monotonic()
+            heartbeat = _Heartbeat(self._queue, job, lambda: self._cancel(job))
+            try:
+                with heartbeat:
+                    how = self._carry_out(job)
+            finally:
+                self._current = None
+            log.info("job.ended", how=how, seconds=round(time.monotonic() - started, 3))
+        return True
+
+    def _carry_out(self, job: ClaimedJob) -> str:
+        try:
+            handler = self._handlers.get(job.kind)
+            if handler is None:
+                raise GiveUp(f"this worker has no handler for jobs of kind {job.kind}")
+            handler(job)
+            return "completed"
+        except StaleToken:
+            return "lost to another worker"
+        except Exception as error:  # the outer edge of the loop: one job's failure must not end the worker
+            return self._leave(job, error)
+
+    def _leave(self, job: ClaimedJob, error: Exception) -> str:
+        if not isinstance(error, TryAgain | GiveUp | Released | IndexUnavailable):
+            log.error("job.raised", error=type(error).__name__, exc_info=True)
+        try:
+            if isinstance(error, Released) or (self.stopping and isinstance(error, TryAgain)):
+                self._queue.release(job, str(error))
+                return "released"
+            if isinstance(error, GiveUp):
+                self._queue.fail(job, str(error))
+                return f"failed: {error}"
+            if isinstance(error, TryAgain):
+                state = self._queue.retry(job, str(error), delay=error.delay, count_attempt=error.counted)
+            elif isinstance(error, IndexUnavailable):
+                state = self._queue.retry(job, str(error), delay=LONGEST_WAIT, count_attempt=False)
+            else:
+                state = self._queue.retry(job, f"{type(error).__name__} in the handler of {job.kind}")
+        except StaleToken:
+            return "lost to another worker"
+        except IndexUnavailable as unavailable:
+            return f"left to its lease: {unavailable}"
+        return f"{state.value.lower()}: {error}"
+
+    def _cancel(self, job: ClaimedJob) -> None:
+        handler = self._handlers.get(job.kind)
+        cancel: Callable[[], None] | None = getattr(handler, "cancel", None)
+        if cancel is not None:
+            cancel()
+
+
+class _Heartbeat:
+    """Extends a job's lease while the block runs; says ``lost`` when somebody else has the job."""
+
+    def __init__(self, queue: JobQueue, job: ClaimedJob, lost: Callable[[], None]) -> None:
+        self._queue = queue
+        self._job = job
+        self._lost = lost
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job.pk}", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._done.wait(self._queue.lease / 3):
+            try:
+                self._queue.extend(self._job)
+            except StaleToken:
+                log.warning("job.lost", job=self._job.pk)
+                self._lost()
+                return
+            except IndexUnavailable as error:
+                log.warning("job.heartbeat_missed", job=self._job.pk, why=str(error))

@@ -7,6 +7,7 @@ cannot be used (locked beyond the bound, refused, gone, read-only, full) leaves 
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
@@ -127,10 +128,11 @@ class _Sqlite(Database):
         self.path = Path(url.database).absolute()
         self._busy_seconds = busy_seconds
         if create:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with translated():
-                sqlite3.connect(self.path, timeout=busy_seconds).close()
-                self.path.touch()
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds patients' names; -wal and -shm take its mode
+            except OSError as error:
+                raise IndexUnavailable(f"index file cannot be made: {error.strerror}") from error
         super().__init__(url, self._engine("IMMEDIATE"), self._engine("DEFERRED", "PRAGMA query_only = ON"))
 
     def _engine(self, begin: str, *pragmas: str) -> Engine:

@@ -98,6 +98,19 @@ def test_an_absent_file_is_not_made_by_accident(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_new_index_is_readable_by_its_owner_only(sqlite_file: Path) -> None:
+    database = open_database(f"sqlite:///{sqlite_file}")
+    write(database, "a")
+    assert {path.stat().st_mode & 0o777 for path in sqlite_file.parent.glob("index.sqlite*")} == {0o600}
+    database.close()
+
+
+def test_a_place_where_no_index_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(IndexUnavailable, match="cannot be made"):
+        open_database(f"sqlite:///{tmp_path}/file/index.sqlite", create=True)
+
+
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "x.sqlite").write_bytes(b"no database at all " * 100)
     with pytest.raises(IndexUnavailable, match="no database"):

@@ -79,6 +79,7 @@ class _Waiting:
     deadline: float
     data: bytearray = field(default_factory=bytearray)
     leaving: bool = False
+    registered: bool = False
 
 
 class Reception:
@@ -193,7 +194,16 @@ class Reception:
                 self._evict(next(iter(self._pending)))
             self._pending[waiting] = None
             self._by_address.setdefault(waiting.address, {})[waiting] = None
-            self._selector.register(sock, selectors.EVENT_READ, waiting)
+            self._register(waiting)
+
+    def _register(self, waiting: _Waiting) -> None:
+        self._selector.register(waiting.sock, selectors.EVENT_READ, waiting)
+        waiting.registered = True
+
+    def _unregister(self, waiting: _Waiting) -> None:
+        if waiting.registered:
+            waiting.registered = False
+            self._selector.unregister(waiting.sock)
 
     def _make_room(self) -> None:
         """Out of descriptors: give up the oldest waiting socket, or leave the backlog alone for a moment."""
@@ -249,7 +259,7 @@ class Reception:
 
     def _hand_over(self, waiting: _Waiting) -> None:
         self._forget(waiting)
-        self._selector.unregister(waiting.sock)
+        self._unregister(waiting)
         body = None if self._first_byte_only else bytes(waiting.data[HEADER:])
         if not self._arrived(Arrival(waiting.sock, waiting.address, waiting.deadline, body)):
             log.warning("association.limit_reached", address=waiting.address)
@@ -268,10 +278,8 @@ class Reception:
                 with contextlib.suppress(OSError, ValueError):
                     sock.unwrap()
             socket.socket.shutdown(sock, socket.SHUT_WR)
-            try:
-                self._selector.modify(sock, selectors.EVENT_READ, waiting)
-            except KeyError:
-                self._selector.register(sock, selectors.EVENT_READ, waiting)
+            if not waiting.registered:
+                self._register(waiting)
             self._leaving[waiting] = None
             if len(self._leaving) > self._settings.max_pending:
                 self._drop(next(iter(self._leaving)))
@@ -290,7 +298,7 @@ class Reception:
         self._forget(waiting)
         self._leaving.pop(waiting, None)
         with contextlib.suppress(KeyError, ValueError):
-            self._selector.unregister(waiting.sock)
+            self._unregister(waiting)
         with contextlib.suppress(OSError):
             waiting.sock.close()
 

@@ -66,8 +66,8 @@ def test_echo_and_store(server_context: Callable[[], ssl.SSLContext], client_con
                 assert association.store(StoreItem(CT, uid, IMPLICIT, len(data), lambda: io.BytesIO(data))).ok
             chunks = [data[:1000], data[1000:]]
             assert association.store(StoreItem(CT, "1.2.5", IMPLICIT, len(data), lambda: chunks)).ok
-        assert {stored.data for stored in node.archive.instances.values()} == {data}
-        assert node.hooks.events == [("opened", "US"), ("closed", "released")]
+    assert {stored.data for stored in node.archive.instances.values()} == {data}
+    assert node.hooks.events == [("opened", "US"), ("closed", "released")]
 
 
 def test_echo_beside_200_silent_clients(server_context: Callable[[], ssl.SSLContext], client_context: ssl.SSLContext) -> None:

@@ -120,7 +120,7 @@ def _groups(report: Dataset) -> list[tuple[str, list[tuple[str, float, str]]]]:
             numbers = [
                 (
                     str(item.ConceptNameCodeSequence[0].CodeValue),
-                    float(item.MeasuredValueSequence[0].NumericValue),
+                    _number(item.MeasuredValueSequence[0]),
                     str(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue),
                 )
                 for item in group.ContentSequence
@@ -128,6 +128,11 @@ def _groups(report: Dataset) -> list[tuple[str, list[tuple[str, float, str]]]]:
             ]
             groups.append((tracking, numbers))
     return groups
+
+
+def _number(value: Dataset) -> float:
+    exact = value.get("FloatingPointValue")
+    return float(value.NumericValue if exact is None else exact)
 
 
 def _children(item: Dataset, concept: str) -> list[Dataset]:

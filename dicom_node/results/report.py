@@ -253,13 +253,19 @@ def _algorithm(model: ModelIdentity, *parameters: str) -> AlgorithmIdentificatio
 
 
 def _measurement(measured: Measured) -> Measurement:
-    return Measurement(
+    """The number as a reader wants it, six digits, and beside it the one that was computed (0040,A161)."""
+    exact = float(measured.value)
+    shown = float(f"{exact:.6g}")
+    item = Measurement(
         name=own.concept(measured.name),
-        value=float(measured.value),
+        value=shown,
         unit=own.concept(measured.unit),
         method=None if measured.method is None else own.concept(measured.method),
         derivation=None if measured.derivation is None else own.concept(measured.derivation),
     )
+    if shown != exact:
+        item[0].MeasuredValueSequence[0].FloatingPointValue = exact
+    return item
 
 
 def _procedures(sources: Sources) -> list[CodedConcept]:

@@ -104,8 +104,11 @@ def read_sources(prediction: Prediction, headers: Sequence[Dataset], study_uid: 
         raise ValueError("the source images are not those of the prediction, or in another order")
     first = next(iter(unique.values()))
     frames: tuple[int, ...] = ()
-    if "PerFrameFunctionalGroupsSequence" in first and int(first.get("NumberOfFrames") or 1) >= 1:
-        frames = tuple(prediction.frame_numbers) or tuple(range(1, int(first.NumberOfFrames) + 1))
+    described = len(first.get("PerFrameFunctionalGroupsSequence") or ())
+    if described:
+        frames = tuple(prediction.frame_numbers) or tuple(range(1, described + 1))
+        if max(frames) > described:
+            raise ValueError("the prediction names a frame that the source does not have")
     return Sources(tuple(_shells(list(unique.values()), frames)), frames, first)
 
 
@@ -130,10 +133,10 @@ def _complete(common: Dataset, headers: Sequence[Dataset]) -> None:
         return
     if not common.get("FrameOfReferenceUID"):
         common.FrameOfReferenceUID = derived_uid("frame of reference", str(common.SeriesInstanceUID))
-    if common.get("SliceThickness") is None:
-        positions = [[float(v) for v in header.ImagePositionPatient] for header in headers[:2]]
-        apart = dist(*positions) if len(positions) == 2 else float(common.PixelSpacing[0])
-        common.SliceThickness = f"{apart:.6g}"
+    if common.get("SliceThickness") is None and common.get("PixelSpacing"):
+        positions = [[float(v) for v in header.get("ImagePositionPatient") or ()] for header in headers[:2]]
+        known = len(positions) == 2 and len(positions[0]) == len(positions[1])
+        common.SliceThickness = f"{dist(*positions) if known else float(common.PixelSpacing[0]):.6g}"
 
 
 def _common(header: Dataset, frame_numbers: tuple[int, ...]) -> Dataset:

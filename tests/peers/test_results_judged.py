@@ -196,7 +196,7 @@ def dcmqi_agrees(seg_path: Path, sr_path: Path, sources: Sequence[Dataset], mask
     (group,) = json.loads((out / "sr.json").read_text())["Measurements"]
     assert group["TrackingIdentifier"] == "brain"
     assert group["TrackingUniqueIdentifier"] == read_file(seg_path).SegmentSequence[0].TrackingUID
-    assert float(group["measurementItems"][0]["value"]) == pytest.approx(found.measurements[0].value, rel=1e-6)
+    assert float(group["measurementItems"][0]["value"]) == pytest.approx(found.measurements[0].value, rel=1e-5)
     output("segimage2itkimage", "--inputDICOM", seg_path, "--outputDirectory", out, "-p", "m", "-t", "nii", ok=(0,))
     image = nibabel.load(out / "m-1.nii.gz")
     to_ours = np.linalg.inv(affine_of(sources)) @ np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # their voxels > RAS > LPS > ours

@@ -99,6 +99,15 @@ def test_a_run_that_did_not_come_to_findings_is_told_only_where_asked(outcome: O
     assert [item.kind for item in told] == ["SR"]
 
 
+@pytest.mark.parametrize("missing", ["ImagePositionPatient", "PixelSpacing", "SliceThickness", "Rows", "Modality", "FrameOfReferenceUID"])
+def test_why_images_were_refused_can_be_told_whatever_they_lack(missing: str) -> None:
+    sources = headers()
+    for header in (sources[1], sources[0]):
+        del header[missing]
+    told = context(outcome=Outcome.NOT_APPLICABLE, reason=f"no {missing}", report_reason=True)
+    assert [item.kind for item in encode(nothing_run(MODEL, sources), sources, told)] == ["SR"]
+
+
 def test_sources_are_not_changed() -> None:
     sources = headers()
     before = copy.deepcopy(sources)

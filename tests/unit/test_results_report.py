@@ -173,3 +173,12 @@ def test_the_procedure_is_the_one_the_source_names() -> None:
     procedure.CodeValue, procedure.CodingSchemeDesignator, procedure.CodeMeaning = "MRHEAD", "99LOCAL", "MR head plain"
     sources = headers(ProcedureCodeSequence=[procedure])
     assert code(child(read(of_kind(encode(prediction(sources), sources, context()), "SR")), "121058")) == "MRHEAD"
+
+
+def test_a_number_is_shown_with_six_digits_and_kept_with_all() -> None:
+    sources = headers()
+    found = prediction(sources, measurements=[volume(1791.6709090824497)])
+    (group,) = groups(read(of_kind(encode(found, sources, context()), "SR")))
+    value = child(group, "118565006").MeasuredValueSequence[0]
+    assert str(value.NumericValue) == "1791.67"
+    assert value.FloatingPointValue == 1791.6709090824497

@@ -38,7 +38,8 @@ _ACCEPT_AT_ONCE: Final = 64
 _CHUNK: Final = 65_536
 _PAUSE: Final = 0.05
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-REJECT_LIMIT: Final = pdu.encode_associate_reject(2, 3, 2)  # transient, presentation, local limit exceeded
+LIMIT_EXCEEDED: Final = (2, 3, 2)  # transient, presentation service provider, local limit exceeded
+REJECT_LIMIT: Final = pdu.encode_associate_reject(*LIMIT_EXCEEDED)
 
 
 class ReceptionSettings(Protocol):

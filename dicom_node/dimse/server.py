@@ -6,6 +6,7 @@ slow and lying clients are met by one loop with deadlines and caps, and never st
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -24,10 +25,11 @@ from dicom_node.dimse.connection import DEFAULT_MAX_PDU, Connection
 from dicom_node.dimse.contexts import APPLICATION_CONTEXT, Negotiator, answer_roles
 from dicom_node.dimse.errors import ABORT_BY_PROVIDER, REASON_UNEXPECTED_PDU, DimseError, ProtocolError
 from dicom_node.dimse.faults import describe
-from dicom_node.dimse.reception import REJECT_LIMIT, Arrival, Reception
+from dicom_node.dimse.reception import LIMIT_EXCEEDED, REJECT_LIMIT, Arrival, Reception
 
 log = structlog.get_logger()
 
+_MAX_HANDSHAKES = 64
 _REJECT_APPLICATION_CONTEXT = (1, 1, 2)
 _REJECT_PROTOCOL_VERSION = (1, 2, 2)
 
@@ -101,6 +103,7 @@ class Server:
         self._tls = settings.tls_context() if settings.tls_context else None
         self._lock = threading.Condition()
         self._running: dict[str, Acceptor | None] = {}
+        self._handshakes: dict[str, Arrival] = {}
         self._addresses: dict[str, int] = {}
         self._stopping = False
         self._reception: Reception | None = None
@@ -139,6 +142,8 @@ class Server:
             for acceptor in self._running.values():
                 if acceptor is not None:
                     acceptor.stop()
+            for arrival in self._handshakes.values():
+                _hang_up(arrival)
             self._lock.wait_for(lambda: not self._running, timeout=max(until - time.monotonic(), 0))
         for how in (socket.SHUT_RD, socket.SHUT_RDWR):
             with self._lock:
@@ -152,10 +157,12 @@ class Server:
         """Take over a socket: start its thread, or say no by returning False (local limit exceeded)."""
         key = uuid.uuid4().hex
         with self._lock:
-            if self._stopping or not self._has_room(arrival.address):
+            if self._stopping:
                 return False
-            self._running[key] = None
-            self._addresses[arrival.address] = self._addresses.get(arrival.address, 0) + 1
+            if arrival.body is None:
+                self._begin_handshake(key, arrival)
+            elif not self._take_place(key, arrival.address):
+                return False
         thread = threading.Thread(target=self._run, args=(key, arrival), name=f"association-{key[:8]}", daemon=True)
         previous = threading.stack_size(self.settings.stack_size)
         try:
@@ -167,17 +174,30 @@ class Server:
             threading.stack_size(previous)
         return True
 
-    def _has_room(self, address: str) -> bool:
-        return len(self._running) < self.settings.max_associations and self._addresses.get(address, 0) < self.settings.per_address
+    def _begin_handshake(self, key: str, arrival: Arrival) -> None:
+        """A TLS client has no place among the associations until its request is here; too many of them displace the oldest."""
+        if len(self._handshakes) >= _MAX_HANDSHAKES:
+            oldest = next(iter(self._handshakes))
+            _hang_up(self._handshakes.pop(oldest))
+        self._handshakes[key] = arrival
+
+    def _take_place(self, key: str, address: str) -> bool:
+        settings = self.settings
+        taken = self._addresses.get(address, 0)
+        if len(self._running) >= settings.max_associations or taken >= settings.per_address:
+            return False
+        self._running[key] = None
+        self._addresses[address] = taken + 1
+        return True
 
     def _ended(self, key: str, address: str) -> None:
         with self._lock:
-            del self._running[key]
-            left = self._addresses[address] - 1
-            if left:
-                self._addresses[address] = left
-            else:
-                del self._addresses[address]
+            self._handshakes.pop(key, None)
+            if key in self._running:
+                del self._running[key]
+                self._addresses[address] -= 1
+                if not self._addresses[address]:
+                    del self._addresses[address]
             self._lock.notify_all()
 
     def _run(self, key: str, arrival: Arrival) -> None:
@@ -202,7 +222,8 @@ class Server:
             log.info("association.tls_failed", error=type(error).__name__, reason=getattr(error, "reason", ""))
             return None
         try:
-            acceptor = self._negotiate(key, arrival, connection)
+            body = self._read_request(arrival, connection) if arrival.body is None else arrival.body
+            acceptor = self._negotiate(key, pdu.parse_associate_request(body), arrival.address, connection)
         except ProtocolError as error:
             log.info("association.malformed_request", error=str(error))
             connection.abort(ABORT_BY_PROVIDER, error.reason)
@@ -227,12 +248,10 @@ class Server:
             sock.do_handshake()
         return Connection(sock, max_pdu=settings.max_pdu, stall=settings.stall, idle=settings.idle, send_deadline=settings.send_deadline)
 
-    def _negotiate(self, key: str, arrival: Arrival, connection: Connection) -> Acceptor | None:
+    def _negotiate(self, key: str, request: pdu.AssociateRequest, address: str, connection: Connection) -> Acceptor | None:
         """Answer the request; None where it was rejected."""
-        body = self._read_request(arrival, connection) if arrival.body is None else arrival.body
-        request = pdu.parse_associate_request(body)
-        caller = Caller(request.calling_ae, request.called_ae, arrival.address, _certificate(connection.sock))
-        verdict = self._admit(request, caller)
+        caller = Caller(request.calling_ae, request.called_ae, address, _certificate(connection.sock))
+        verdict = self._admit(key, request, caller)
         if isinstance(verdict, Refusal):
             log.warning("association.rejected", calling_ae=caller.calling_ae, called_ae=caller.called_ae, why=verdict.why)
             connection.send(pdu.encode_associate_reject(*verdict.rejection))
@@ -278,12 +297,22 @@ class Server:
             raise ProtocolError(f"PDU of type {kind} before an association", REASON_UNEXPECTED_PDU)
         return body
 
-    def _admit(self, request: pdu.AssociateRequest, caller: Caller) -> Admitted | Refusal:
+    def _admit(self, key: str, request: pdu.AssociateRequest, caller: Caller) -> Admitted | Refusal:
+        with self._lock:  # with TLS the place is taken only now
+            self._handshakes.pop(key, None)
+            if key not in self._running and not self._take_place(key, caller.address):
+                return Refusal(LIMIT_EXCEEDED, "local limit exceeded")
         if not request.protocol_version & 1:
             return Refusal(_REJECT_PROTOCOL_VERSION, "protocol version is not 1")
         if request.application_context != APPLICATION_CONTEXT:
             return Refusal(_REJECT_APPLICATION_CONTEXT, "application context is not DICOM's")
         return self._admission.admit(caller)
+
+
+def _hang_up(arrival: Arrival) -> None:
+    """End a connection whose thread is in its handshake."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(arrival.sock, socket.SHUT_RDWR)
 
 
 def _certificate(sock: socket.socket) -> Mapping[str, Any] | None:

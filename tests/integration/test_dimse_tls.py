@@ -18,7 +18,7 @@ import pytest
 from dicom_node.dimse import pdu
 from dicom_node.dimse.admission import Admitted, Caller, PeerAdmission, Refusal, Unknown
 from dicom_node.dimse.contexts import VERIFICATION
-from dicom_node.dimse.errors import Timeout, TlsFailed
+from dicom_node.dimse.errors import AssociationRejected, Timeout, TlsFailed
 from dicom_node.dimse.scu import Requestor, StoreItem, Timeouts, associate
 from tests.dimse import CT, IMPLICIT, Node, raw_association, raw_socket, receiver, request_pdu
 
@@ -84,6 +84,26 @@ def test_echo_beside_200_silent_clients(server_context: Callable[[], ssl.SSLCont
         print(f"{seconds:.3f} s")
         assert seconds < 1.0
         assert threading.active_count() <= threads + 60
+
+
+def test_handshakes_that_never_end_take_no_place(server_context: Callable[[], ssl.SSLContext], client_context: ssl.SSLContext) -> None:
+    limits = {"max_associations": 4, "per_address": 1000, "pre_association_deadline": 60.0}
+    with receiver(tls_context=server_context, **limits) as node, contextlib.ExitStack() as stack:
+        threads = threading.active_count()
+        for _ in range(300):
+            stack.enter_context(raw_socket(node.port)).sendall(b"\x16\x03\x01")
+        for _ in range(3):
+            before = time.perf_counter()
+            with connect(node, client_context) as association:
+                assert association.echo() == 0
+            assert time.perf_counter() - before < 1.0
+        assert threading.active_count() < threads + 80
+
+
+def test_one_tls_association_too_many(server_context: Callable[[], ssl.SSLContext], client_context: ssl.SSLContext) -> None:
+    with receiver(tls_context=server_context, max_associations=1) as node, connect(node, client_context):
+        with pytest.raises(AssociationRejected, match="local limit"):
+            connect(node, client_context)
 
 
 def test_half_a_handshake_ends_at_the_deadline(server_context: Callable[[], ssl.SSLContext]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +80,7 @@ class Predictor:
             raise BundleInvalid(f"bundle {self.bundle.name} has changed: its digest is not the recorded one")
         _prepare_device(self.device, self.threads)
         weights = resolve_weights(self.bundle, self.cache)
-        with _stage("load"), _quiet_readers():
+        with _stage("load"), _quiet_readers(), _importable(self.bundle.root):
             self._stages = _Stages(self.bundle, self.device, weights)
         return time.perf_counter() - started
 
@@ -216,6 +218,21 @@ def _prepare_device(device: str, threads: int | None) -> None:
             raise InferenceFailed("load", f"device {device} was asked for and torch sees no CUDA device")
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+
+
+@contextmanager
+def _importable(root: Path) -> Iterator[None]:
+    """Let a bundle import its own ``scripts``, as MONAI's runner does, without leaving them to the next
+    bundle, which may have modules of the same names."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(root))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(root))
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(f"{root}{os.sep}"):
+                del sys.modules[name]
 
 
 @contextmanager

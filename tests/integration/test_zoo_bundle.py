@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,32 @@ def test_a_bundle_that_does_not_invert_is_brought_back_to_the_source_grid(folder
     resampled = Predictor(load_bundle(folder)).predict(volume).segments[0].mask
     assert resampled.shape == inverted.shape
     assert (resampled == inverted).mean() > 0.9
+
+
+def with_script(folder: Path, limit: float) -> Path:
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "__init__.py").write_text("")
+    code = f"""from monai.transforms import ScaleIntensityRanged
+
+class Scale(ScaleIntensityRanged):
+    def __init__(self, keys):
+        super().__init__(keys, 0, {limit}, 0, 1, clip=True)
+"""
+    (folder / "scripts" / "scaling.py").write_text(code)
+    config = folder / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    content["preprocessing"]["transforms"][4] = {"_target_": "scripts.scaling.Scale", "keys": "image"}
+    config.write_text(json.dumps(content))
+    return folder
+
+
+def test_bundles_with_scripts_of_the_same_name_stay_apart(tmp_path: Path, volume: Volume) -> None:
+    plain = Predictor(load_bundle(zoo_bundle(tmp_path / "plain"))).predict(volume)
+    same = Predictor(load_bundle(with_script(zoo_bundle(tmp_path / "same"), 2000))).predict(volume)
+    other = Predictor(load_bundle(with_script(zoo_bundle(tmp_path / "other"), 200))).predict(volume)
+    np.testing.assert_array_equal(plain.segments[0].mask, same.segments[0].mask)
+    assert (plain.segments[0].mask != other.segments[0].mask).any()
+    assert "scripts" not in sys.modules
 
 
 def test_limits_are_checked_before_anything_runs(folder: Path, volume: Volume) -> None:

@@ -43,10 +43,11 @@ class Segment:
     ----------
     name : path relative to the archive root
     end : where the next member starts
+    append_at : where the next member starts when several are appended before their rows are durable; else `end`
     pk : its row in the index, None until its first member's row is durable
     """
 
-    __slots__ = ("_disk", "_mark", "_size", "_step", "_unsynced_names", "descriptor", "end", "idle_since", "name", "path", "pk", "study_uid")
+    __slots__ = ("_disk", "_mark", "_size", "_step", "_unsynced_names", "append_at", "descriptor", "end", "idle_since", "name", "path", "pk", "study_uid")
 
     def __init__(self, disk: Disk, path: Path, name: str, study_uid: str, descriptor: int, *, end: int = 0, pk: int | None = None) -> None:
         self._disk = disk
@@ -55,6 +56,7 @@ class Segment:
         self.study_uid = study_uid
         self.descriptor = descriptor
         self.end = end
+        self.append_at = end
         self.pk = pk
         self.idle_since = 0.0
         self._size = os.fstat(descriptor).st_size
@@ -85,7 +87,7 @@ class Segment:
 
     def advance(self, end: int) -> None:
         """The member that ends before `end` stays."""
-        self.end = self._mark = padded(end)
+        self.end = self.append_at = self._mark = padded(end)
 
     def abandon(self) -> None:
         """Make everything beyond `end` zeros again, durably. A segment that cannot is closed: whoever opens it next recovers it."""
@@ -97,7 +99,7 @@ class Segment:
         except StorageError:
             self.close()
             return
-        self._mark = self.end
+        self._mark = self.append_at = self.end
 
     def seal(self) -> int:
         """Cut the zeros ahead off and sync; return the size. The segment is still locked."""

@@ -1,0 +1,412 @@
+"""Ingest: an instance's bytes into a segment, durable, then its row, durable, then the receipt (DESIGN, "Order of an ingest").
+
+Fragments are consumed as they come: scanned, hashed and written at their place, so memory does not grow with the instance. The study is known
+from the first of them; where it is not, they wait in a spool file. What cannot be indexed is kept in quarantine.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import blake3
+import structlog
+
+from storage import audit
+from storage.disk import translated
+from storage.errors import CannotUnderstand, DataSetMismatch, StorageError
+from storage.headers import DEFLATED, Header, HeaderScanner, clean_uid, is_uid
+from storage.members import MemberInfo, MemberLayout, fixed_records
+from storage.rows import Entry, Known, Place
+from storage.segments import SMALL, Segment
+from storage.writer import OutcomeUnknown
+
+if TYPE_CHECKING:
+    from storage.archive import Archive
+
+log = structlog.get_logger()
+
+SPOOL_IN_MEMORY = 128 << 10
+# SOP Classes of objects that a node like this one makes: structured reports, segmentations, key objects, presentation states,
+# secondary captures, parametric maps, encapsulated documents. Only these can be our own results coming back.
+DERIVED_CLASSES = tuple(
+    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("7", "7.", "11.", "30", "66", "66.", "67", "68.", "88.", "90.", "104.")
+)
+
+
+class Outcome(Enum):
+    """What became of an instance. The first three are success to the sender."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+    OWN_RESULT = "own result"
+    CONFLICT = "conflict"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where instances come from. `association_id` is the id of an open row of `association`, if there is one."""
+
+    association_id: str | None
+    calling_ae: str
+    called_ae: str
+    address: str
+    origin: str = "received"  # received | imported
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The answer to an instance; `detail` names no patient and fits an Error Comment."""
+
+    outcome: Outcome
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    digest: str
+    detail: str = ""
+
+
+class IngestSession:
+    """One association's, request's or import's way into the archive. Not thread-safe.
+
+    It holds the segment of the study it is busy with, and gives it back when another study comes or at its end.
+    """
+
+    def __init__(self, archive: Archive, source: Source) -> None:
+        self.archive = archive
+        self.source = source
+        self._segment: Segment | None = None
+        self._fixed: dict[tuple[str, str, str, str], bytes] = {}
+
+    def begin(self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> InstanceWriter:
+        """Start an instance.
+
+        Raises
+        ------
+        CannotUnderstand
+            A UID that is none.
+        NoSpace
+            The disk is below its watermark.
+        """
+        sop_class_uid, sop_instance_uid = sop_class_uid.strip(" \0"), sop_instance_uid.strip(" \0")
+        if not is_uid(sop_instance_uid) or not is_uid(sop_class_uid):
+            raise CannotUnderstand("SOP Class or Instance UID is none")
+        self.archive.check_space()
+        return InstanceWriter(self, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+
+    def close(self) -> None:
+        """Give the borrowed segment back."""
+        segment, self._segment = self._segment, None
+        if segment is not None:
+            self.archive.pool.give_back(segment)
+
+    def borrow(self, study_uid: str) -> Segment:
+        """The segment to append to; of the study and not full."""
+        segment = self._segment
+        if segment is not None:
+            if segment.study_uid == study_uid and not segment.closed and segment.end < self.archive.settings.max_segment:
+                return segment
+            self.close()
+        self._segment = segment = self.archive.pool.borrow(study_uid)
+        return segment
+
+    def lay_out(self, header: Header, sop_class_uid: str, transfer_syntax_uid: str) -> MemberLayout:
+        """The member headers of an instance of this session."""
+        key = (header.study_uid, header.series_uid, sop_class_uid, transfer_syntax_uid)
+        fixed = self._fixed.get(key)
+        if fixed is None:
+            if len(self._fixed) > 1000:
+                self._fixed.clear()
+            source = self.source
+            fixed = self._fixed[key] = fixed_records(
+                study_uid=header.study_uid,
+                series_uid=header.series_uid,
+                sop_class_uid=sop_class_uid,
+                transfer_syntax_uid=transfer_syntax_uid,
+                origin=source.origin,
+                calling_ae=source.calling_ae,
+                called_ae=source.called_ae,
+                address=source.address,
+                association_id=source.association_id or "",
+            )
+        return MemberLayout(fixed, header.series_uid, header.sop_uid, sop_class_uid, transfer_syntax_uid)
+
+
+class InstanceWriter:
+    """One instance on its way in: `write` as often as needed, then `commit` or `abandon`."""
+
+    def __init__(self, session: IngestSession, sop_class_uid: str, sop_uid: str, transfer_syntax_uid: str) -> None:
+        self._session = session
+        self._archive = session.archive
+        self._sop_class_uid = sop_class_uid
+        self._sop_uid = sop_uid
+        self._transfer_syntax_uid = transfer_syntax_uid
+        self._scanner = HeaderScanner(transfer_syntax_uid)
+        self._hasher = blake3.blake3()
+        self._length = 0
+        self._problem: StorageError | None = None
+        self._segment: Segment | None = None
+        self._layout: MemberLayout | None = None
+        self._spool: Any = None
+        self._derived = sop_class_uid.startswith(DERIVED_CLASSES)
+        self._own_devices = _Finder(self._archive.own_device_uids) if self._derived and self._archive.own_device_uids else None
+        self._ended = False
+
+    def write(self, fragments: Sequence[memoryview | bytes]) -> None:
+        """Consume the next fragments of the data set; nothing of them is referred to afterwards."""
+        length = 0
+        for fragment in fragments:
+            length += len(fragment)
+            self._hasher.update(fragment)
+            if self._problem is None:
+                self._scan(fragment)
+            if self._own_devices is not None:
+                self._own_devices.feed(fragment)
+        if self._segment is None:
+            self._start(fragments, length)
+        else:
+            self._append(fragments, length)
+
+    def commit(self) -> Receipt:
+        """Make the instance durable, bytes first, and tell what became of it.
+
+        Raises
+        ------
+        StorageError
+            Nothing of it stays: no space, read-only, index unavailable, or not the instance that was announced.
+        """
+        self._ended = True
+        try:
+            return self._commit()
+        except OutcomeUnknown:
+            # The row may be durable: its bytes stay. Whoever opens the segment next compares both.
+            if self._segment is not None:
+                self._segment.close()
+            raise
+        except BaseException:
+            self._undo()
+            raise
+        finally:
+            self._close_spool()
+
+    def abandon(self) -> None:
+        """Forget the instance; its bytes are zeros again before their place is used."""
+        self._ended = True
+        self._undo()
+        self._close_spool()
+
+    # -- bytes ----------------------------------------------------------------------------------------------------------------------
+
+    def _scan(self, fragment: memoryview | bytes) -> None:
+        try:
+            self._scanner.feed(fragment)
+        except StorageError as error:
+            self._problem = error
+
+    def _start(self, fragments: Sequence[memoryview | bytes], length: int) -> None:
+        if self._problem is None and self._scanner.identified:
+            try:
+                header = self._header()
+            except StorageError as error:
+                self._problem = error
+            else:
+                self._open(header, fragments, length)
+                return
+        if self._spool is None:
+            with translated():
+                self._spool = tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY, dir=self._archive.spool)  # noqa: SIM115 closed by commit or abandon
+        with translated():
+            for fragment in fragments:
+                self._spool.write(fragment)
+        self._length += length
+
+    def _open(self, header: Header, fragments: Sequence[memoryview | bytes], length: int) -> None:
+        layout = self._session.lay_out(header, self._sop_class_uid, self._transfer_syntax_uid)
+        segment = self._session.borrow(header.study_uid)
+        self._layout, self._segment = layout, segment
+        spooled, self._length = self._length, 0
+        start = segment.end + layout.prefix_length
+        if spooled:
+            segment.write([layout.meta], start, len(layout.meta))
+            self._unspool()
+            self._append(fragments, length)
+            return
+        total = len(layout.meta) + length
+        segment.write([layout.meta, *fragments], start, total, small=total < SMALL)
+        self._length = length
+
+    def _unspool(self) -> None:
+        self._spool.seek(0)
+        while piece := self._spool.read(1 << 20):
+            self._append([piece], len(piece))
+
+    def _append(self, fragments: Sequence[memoryview | bytes], length: int) -> None:
+        segment, layout = self._segment, self._layout
+        assert segment is not None
+        assert layout is not None
+        segment.write(fragments, segment.end + layout.prefix_length + len(layout.meta) + self._length, length)
+        self._length += length
+
+    # -- the end ----------------------------------------------------------------------------------------------------------------------
+
+    def _header(self) -> Header:
+        return Header(self._scanner.values, self._transfer_syntax_uid)
+
+    def _commit(self) -> Receipt:
+        digest = self._hasher.hexdigest()
+        try:
+            if self._problem is not None:
+                raise self._problem
+            self._scanner.finish()
+            header = self._header()
+        except CannotUnderstand as error:
+            return self._quarantine("malformed", str(error), digest)
+        if header.sop_uid != self._sop_uid:
+            raise DataSetMismatch("SOP Instance UID is not the one announced")
+        if header.sop_class_uid and header.sop_class_uid != self._sop_class_uid:
+            raise DataSetMismatch("SOP Class UID is not the one announced")
+        if self._own_devices is not None and self._own_devices.found:
+            return self._own_result(header, digest)
+        if self._segment is None:
+            self._open(header, [], 0)
+        return self._index(header, digest)
+
+    def _index(self, header: Header, digest: str) -> Receipt:
+        segment, layout, source = self._segment, self._layout, self._session.source
+        assert segment is not None
+        assert layout is not None
+        received_at = self._archive.clock()
+        start, length = segment.end, len(layout.meta) + self._length
+        segment.write([layout.headers(digest=digest, received_at=received_at, length=length)], start, layout.prefix_length)
+        segment.sync()
+        entry = Entry(
+            header=header,
+            sop_class_uid=self._sop_class_uid,
+            transfer_syntax_uid=self._transfer_syntax_uid,
+            digest=digest,
+            data_length=self._length,
+            received_at=received_at,
+            place=Place(segment.name, segment.pk, start, start + layout.prefix_length, length, len(layout.meta)),
+            origin=source.origin,
+            association_id=source.association_id,
+            calling_ae=source.calling_ae,
+            called_ae=source.called_ae,
+            may_be_own=self._derived,
+        )
+        self._archive.writer.submit(entry)
+        if entry.own:
+            return self._own_result(header, digest)
+        if entry.known is not None:
+            return self._met(entry.known, header, digest)
+        segment.pk = entry.segment_pk
+        segment.advance(start + layout.prefix_length + length)
+        return Receipt(Outcome.STORED, header.study_uid, header.series_uid, header.sop_uid, digest)
+
+    def _met(self, known: Known, header: Header, digest: str) -> Receipt:
+        """The UID is taken: the same content, our own object, or a conflict."""
+        if known.origin == "emitted":
+            return self._own_result(header, digest)
+        if known.digest == digest or self._same_content(known):
+            self._undo()
+            return Receipt(Outcome.DUPLICATE, header.study_uid, header.series_uid, header.sop_uid, digest)
+        return self._quarantine("conflict", "other content under a UID that is taken", digest, header, known)
+
+    def _same_content(self, known: Known) -> bool:
+        if known.transfer_syntax_uid == self._transfer_syntax_uid or self._segment is None or self._layout is None:
+            return False
+        from storage.compare import same_content
+
+        offset = self._segment.end + self._layout.prefix_length
+        existing = self._archive.open_instance(self._sop_uid)
+        ours = (self._segment.path, offset, len(self._layout.meta) + self._length)
+        return same_content((existing.path, existing.offset, existing.length), ours)
+
+    def _own_result(self, header: Header, digest: str) -> Receipt:
+        self._undo()
+        with self._archive.database.begin() as connection:
+            audit.record(
+                connection,
+                "instance.own_result",
+                actor=self._session.source.calling_ae,
+                study_uid=header.study_uid,
+                sop_uid=header.sop_uid,
+                detail={"called_ae": self._session.source.called_ae},
+                at=self._archive.clock(),
+            )
+        return Receipt(Outcome.OWN_RESULT, header.study_uid, header.series_uid, header.sop_uid, digest)
+
+    def _quarantine(self, kind: str, reason: str, digest: str, header: Header | None = None, known: Known | None = None) -> Receipt:
+        from storage import quarantine, quarantine_file
+
+        info = self._info(header, digest)
+        why = quarantine_file.Why(kind, reason, known.digest if known else None)
+        with translated():
+            name = self._copy_out(lambda descriptor, offset: quarantine_file.write(self._archive.root, info, why, descriptor, offset, self._length))
+        self._undo()
+        with self._archive.database.begin() as connection:
+            quarantine.record(connection, info, why, name)
+        outcome = Outcome.CONFLICT if known else Outcome.QUARANTINED
+        log.warning("instance.quarantined", kind=kind, sop_uid=info.sop_uid, reason=reason)
+        return Receipt(outcome, info.study_uid, info.series_uid, info.sop_uid, digest, reason[:64])
+
+    def _copy_out(self, write: Callable[[int, int], str]) -> str:
+        if self._segment is not None:
+            assert self._layout is not None
+            return write(self._segment.descriptor, self._segment.end + self._layout.prefix_length + len(self._layout.meta))
+        if self._spool is None:
+            raise CannotUnderstand("data set is empty")
+        self._spool.rollover()
+        self._spool.flush()
+        return write(self._spool.fileno(), 0)
+
+    def _info(self, header: Header | None, digest: str) -> MemberInfo:
+        source, values = self._session.source, self._scanner.values
+        return MemberInfo(
+            study_uid=header.study_uid if header else _uid_or_nothing(values.get(0x0020000D)),
+            series_uid=header.series_uid if header else _uid_or_nothing(values.get(0x0020000E)),
+            sop_uid=self._sop_uid,
+            sop_class_uid=self._sop_class_uid,
+            transfer_syntax_uid=self._transfer_syntax_uid,
+            digest=digest,
+            received_at=self._archive.clock(),
+            calling_ae=source.calling_ae,
+            called_ae=source.called_ae,
+            address=source.address,
+            association_id=source.association_id or "",
+            origin=source.origin,
+        )
+
+    def _undo(self) -> None:
+        if self._segment is not None:
+            self._segment.abandon()
+
+    def _close_spool(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+
+class _Finder:
+    """Looks for byte strings in a stream of fragments."""
+
+    def __init__(self, needles: Sequence[str] | frozenset[str]) -> None:
+        self._needles = [needle.encode() for needle in needles]
+        self._overlap = max(map(len, self._needles)) - 1
+        self._tail = b""
+        self.found = False
+
+    def feed(self, fragment: memoryview | bytes) -> None:
+        if not self.found:
+            data = self._tail + bytes(fragment)
+            self.found = any(needle in data for needle in self._needles)
+            self._tail = data[-self._overlap :]
+
+
+def _uid_or_nothing(value: bytes | None) -> str:
+    uid = clean_uid(value or b"")
+    return uid if is_uid(uid) else ""

@@ -1,0 +1,163 @@
+"""One index writer per process: whoever comes first commits for all who wait (group commit), on one raw connection.
+
+A thread puts its instance in the queue and takes the lead when it gets it. The leader writes everything that is queued in one transaction
+and makes it durable; those whose instance went with it find it done. With a single association no thread ever waits for another.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from storage.database import Database
+from storage.errors import IndexUnavailable
+from storage.rows import Entry, insert_group
+
+log = structlog.get_logger()
+
+MAX_GROUP = 256
+
+
+class IndexWriter:
+    """Writes rows of the index for all threads of this process.
+
+    Its connection is opened at the first use and again after any error, so service resumes when the database does.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._queue: deque[Entry] = deque()
+        self._lead = threading.Lock()
+        self._connection: Any = None
+        self._file: tuple[int, int] | None = None
+        self._lock_clause = " FOR UPDATE OF study" if database.dialect == "postgresql" else ""
+
+    def submit(self, entry: Entry) -> None:
+        """Return when the rows of `entry` are durable, or when it is known why there are none (`entry.known`, `entry.own`).
+
+        Raises
+        ------
+        IndexUnavailable
+            Nothing was written; or, where `entry.error` is an `OutcomeUnknown`, the commit may have happened.
+        """
+        self._queue.append(entry)
+        with self._lead:
+            while not entry.done:
+                self._commit(self._next_group())
+        if entry.error is not None:
+            raise entry.error
+
+    def close(self) -> None:
+        with self._lead:
+            self._disconnect()
+
+    def _next_group(self) -> list[Entry]:
+        """What is queued; an instance that comes twice at once waits for the fate of the first."""
+        group: dict[str, Entry] = {}
+        later: list[Entry] = []
+        while self._queue and len(group) < MAX_GROUP:
+            entry = self._queue.popleft()
+            if group.setdefault(entry.header.sop_uid, entry) is not entry:
+                later.append(entry)
+        self._queue.extendleft(reversed(later))
+        return list(group.values())
+
+    def _commit(self, group: Sequence[Entry]) -> None:
+        try:
+            self._transact(group)
+        except IndexUnavailable as error:
+            for entry in group:
+                entry.error = error
+        except Exception as error:  # noqa: BLE001 a row that the database will not take must not take the others with it
+            if len(group) == 1:
+                log.error("index.row_refused", kind=type(error).__name__, sop_uid=group[0].header.sop_uid)
+                group[0].error = IndexUnavailable("index does not take the row")
+            else:
+                for entry in group:
+                    self._commit([entry])
+        for entry in group:
+            entry.done = True
+
+    def _transact(self, group: Sequence[Entry]) -> None:
+        committing = False
+        try:
+            execute = self._begin()
+            insert_group(execute, group, lock=self._lock_clause)
+            committing = True
+            execute("COMMIT", ())
+        except BaseException as error:
+            for entry in group:
+                entry.pk = entry.known = entry.segment_pk = None
+                entry.own = False
+            reason = _why_unavailable(error)
+            self._rollback(keep=reason is None and not committing)
+            if committing:
+                raise OutcomeUnknown("index did not say whether it committed") from error
+            if reason is not None:
+                raise IndexUnavailable(reason) from error
+            raise
+
+    def _begin(self) -> Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]:
+        if self._connection is not None and self._replaced():
+            self._disconnect()
+        if self._connection is None:
+            self._connection = self._database.raw()
+            self._file = self._identity()
+        connection = self._connection
+        if self._database.dialect == "sqlite":
+            connection.execute("BEGIN IMMEDIATE")
+            return lambda sql, parameters: connection.execute(sql, parameters).fetchall()  # type: ignore[no-any-return]
+        connection.execute("BEGIN")
+
+        def execute(sql: str, parameters: Sequence[Any]) -> Sequence[Sequence[Any]]:
+            cursor = connection.execute(sql.replace("?", "%s"), parameters)
+            return cursor.fetchall() if cursor.description else ()
+
+        return execute
+
+    def _identity(self) -> tuple[int, int] | None:
+        path = getattr(self._database, "path", None)
+        if path is None:
+            return None
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise IndexUnavailable("index file is gone") from error
+        return status.st_dev, status.st_ino
+
+    def _replaced(self) -> bool:
+        return self._identity() != self._file
+
+    def _rollback(self, *, keep: bool) -> None:
+        if keep and self._connection is not None:
+            try:
+                self._connection.execute("ROLLBACK")
+                return
+            except Exception:  # noqa: BLE001, S110 whatever the driver says: the connection is given up below
+                pass
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except Exception:  # noqa: BLE001 a connection that broke may refuse even this
+                log.warning("index.close_failed")
+
+
+class OutcomeUnknown(IndexUnavailable):
+    """The connection broke in the middle of a commit: the rows may be there. The bytes must stay until that is known."""
+
+
+def _why_unavailable(error: BaseException) -> str | None:
+    from storage import database
+
+    if isinstance(error, IndexUnavailable):
+        return str(error)
+    return database._why_unavailable(error)

@@ -99,7 +99,8 @@ def studies(
 
 def _study_filter(keyword: str, value: Wanted) -> ColumnElement[bool]:
     if keyword == "PatientName":
-        return clause(patient.c.name_key, fold_name(str(value)), "PN")
+        names = [value] if isinstance(value, str | int | float) else value
+        return clause(patient.c.name_key, [fold_name(str(name)) for name in names], "PN")
     if keyword in STUDY_COLUMNS or keyword in PATIENT_COLUMNS:
         return clause({**STUDY_COLUMNS, **PATIENT_COLUMNS}[keyword], value, vr_of(keyword))
     column = SERIES_COLUMNS.get("Modality" if keyword == "ModalitiesInStudy" else keyword)

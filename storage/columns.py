@@ -43,7 +43,7 @@ def read_columns(descriptor: int, member: Member, info: MemberInfo) -> ReadMembe
         position += len(data)
         readable = readable and _feed(scanner, data)
     own = {STUDY: info.study_uid, SERIES: info.series_uid, SOP_INSTANCE: info.sop_uid, SOP_CLASS: info.sop_class_uid}
-    values = scanner.values | {tag: uid.encode() for tag, uid in own.items()}
+    values = scanner.values | {tag: uid.encode() for tag, uid in own.items() if uid}
     return ReadMember(member, info, str(hasher.hexdigest()), Header(values, info.transfer_syntax_uid))
 
 

@@ -258,8 +258,8 @@ def _remove_empty_segments(archive: Archive, study_uid: str | None = None) -> in
         query = query.where(segment.c.study_uid == study_uid)
     with archive.database.read() as connection:
         empty = connection.execute(query).all()
-    for uid in {row.study_uid for row in empty}:
-        archive.close_idle_segments(uid)
+    for held in [held for uid in {row.study_uid for row in empty} for held in archive.pool.take_all(uid)]:
+        held.close()
     return sum(_remove_segment(archive, row.pk, row.name) for row in empty)
 
 

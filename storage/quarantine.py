@@ -79,8 +79,9 @@ def record(connection: Connection, info: MemberInfo, why: Why, name: str) -> Non
     if not connection.execute(insert_new(connection, quarantine).values(values)).rowcount:
         connection.execute(again.values(state=HELD, reason=why.reason, received_at=info.received_at, resolved_at=None, resolution=None))
     detail = {"kind": why.kind, "reason": why.reason, "digest": info.digest, "called_ae": info.called_ae}
-    uids = {"study_uid": info.study_uid or None, "sop_uid": info.sop_uid or None}
-    audit.record(connection, "instance.quarantined", actor=info.calling_ae or info.origin, **uids, detail=detail)
+    study_uid, sop_uid = info.study_uid or None, info.sop_uid or None
+    actor = info.calling_ae or info.origin
+    audit.record(connection, "instance.quarantined", actor=actor, study_uid=study_uid, sop_uid=sop_uid, detail=detail)
 
 
 def list_held(archive: Archive, *, state: str | None = HELD, study_uid: str | None = None, limit: int = 1000) -> list[Quarantined]:
@@ -116,6 +117,13 @@ def difference(archive: Archive, pk: int) -> list[Difference]:
     with (archive.root / entry.name).open("rb") as file:
         member, _, _ = quarantine_file.read(archive.root / entry.name)
         return compare(io.BytesIO(existing.read()), io.BufferedReader(FilePart(file, member.offset, member.length)))
+
+
+def accept(archive: Archive, pk: int, *, who: str, reason: str) -> Quarantined:
+    """Take a held instance into its study; see `storage.acceptance`."""
+    from storage import acceptance
+
+    return acceptance.accept(archive, pk, who=who, reason=reason)
 
 
 def discard(archive: Archive, pk: int, *, who: str, reason: str) -> Quarantined:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from storage import backup as module
+from storage.archive import Archive
 from storage.backup import backup, restore
 from storage.database import open_database
 from storage.deletion import delete_instance, delete_study, finish_deletions
 from storage.errors import NotFound, StorageError
 from storage.integrity import verify
-from tests.contract.test_deletion import SERIES, STUDY, Kept, archive, listed, uids  # noqa: F401 - a fixture
-
-if TYPE_CHECKING:
-    from storage.archive import Archive
+from tests.contract.test_deletion import SERIES, STUDY, archive, listed, uids  # noqa: F401 - a fixture
 
 
 def restored(source: Path, tmp_path: Path, url: str | None = None) -> tuple[Archive, list[str]]:
@@ -26,7 +23,7 @@ def restored(source: Path, tmp_path: Path, url: str | None = None) -> tuple[Arch
     root = tmp_path / "restored"
     restore(source, root, url)
     database = open_database(url)
-    return cast("Archive", Kept(root, database)), uids(database)
+    return Archive.open(root, database, process="test"), uids(database)
 
 
 def test_restore_gives_back_what_was_backed_up(archive: Archive, tmp_path: Path) -> None:  # noqa: F811

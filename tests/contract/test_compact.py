@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from storage import compact as module
+from storage.archive import Archive
 from storage.compact import compact
 from storage.deletion import delete_instance
 from storage.integrity import verify
 from storage.segments import SEGMENTS
 from tests.contract.test_deletion import SERIES, STUDY, Killed, archive, listed, rebuilt_uids, uids  # noqa: F401 - a fixture
-
-if TYPE_CHECKING:
-    from storage.archive import Archive
 
 
 def files(archive: Archive) -> list[Path]:  # noqa: F811

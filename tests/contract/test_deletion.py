@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
 from storage import deletion, journal, schema
+from storage.archive import Archive
 from storage.database import Database, open_database
 from storage.deletion import delete_instance, delete_study, finish_deletions
-from storage.disk import Disk
 from storage.errors import NotFound
 from storage.integrity import verify
 from storage.reindex import reindex
 from tests.datasets import dataset
 from tests.segments import info_of, listed, member_bytes, write_segment
-
-if TYPE_CHECKING:
-    from storage.archive import Archive
 
 STUDY, SERIES = "1.2.1", "1.2.1.1"
 
@@ -32,21 +28,8 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@dataclass
-class Kept:
-    """What deletion needs of an archive, over bytes made by hand."""
-
-    root: Path
-    database: Database
-    disk: Disk = field(default_factory=Disk)
-    clock: Callable[[], float] = time.time
-
-    def close_idle_segments(self, study_uid: str) -> None:
-        """Nothing is held open here."""
-
-
 @pytest.fixture
-def archive(tmp_path: Path, database: Database) -> Archive:
+def archive(tmp_path: Path, database: Database) -> Iterator[Archive]:
     root = tmp_path / "archive"
     (root / "segments").mkdir(parents=True)
     (root / "archive-id").write_text("the-archive\n")
@@ -55,7 +38,9 @@ def archive(tmp_path: Path, database: Database) -> Archive:
     other = dataset("1.2.2", "1.2.2.1", "1.2.2.1.1")
     write_segment(root, "1.2.2", "c", [member_bytes(info_of("1.2.2", "1.2.2.1", "1.2.2.1.1", other), other)])
     reindex(root, database)
-    return cast("Archive", Kept(root, database))
+    opened = Archive.open(root, database, process="test")
+    yield opened
+    opened.close()
 
 
 def instance_bytes(sop_uid: str) -> bytes:
@@ -165,7 +150,7 @@ def test_a_rebuild_obeys_the_journal_before_anybody_finished(archive: Archive, m
     with closing(open_database(f"sqlite:///{tmp_path / 'rebuilt.sqlite'}", create=True)) as database:
         reindex(archive.root, database)
         assert uids(database) == uids(archive.database)
-        again = cast("Archive", Kept(archive.root, database))
+        again = Archive.open(archive.root, database, process="test")
         assert finish_deletions(again) == 1
         assert verify(again).ok
     assert len(journal.read(archive.root)) == 1

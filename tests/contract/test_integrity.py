@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import insert, select
 
 from storage import schema
+from storage.archive import Archive
 from storage.integrity import verify
 from storage.segments import SEGMENTS
 from tests.contract.test_deletion import SERIES, STUDY, archive, instance_bytes  # noqa: F401 - a fixture
-
-if TYPE_CHECKING:
-    from storage.archive import Archive
 
 Harm = Callable[[Path], object]
 

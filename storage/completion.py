@@ -9,7 +9,7 @@ A study that is being received is complete when
 
 Completing is conditional on the study's revision, which every new instance raises in its own transaction, so of any number of
 completers one does it, and an instance that slips in between undoes it. The route job is queued in the same transaction.
-Imported and rebuilt studies have revision 0 and are never completed.
+What is imported or rebuilt from bytes stands as complete at its own revision: nothing here completes, routes or runs it.
 """
 
 from __future__ import annotations
@@ -81,6 +81,25 @@ def hold_revision(connection: Connection, study_uid: str, revision: int) -> bool
     """Tell whether a study is still complete at ``revision``, and keep it so to the end of the transaction: the input set is frozen."""
     query = select(study.c.pk).where(study.c.study_uid == study_uid, study.c.revision == revision, study.c.state == "COMPLETE")
     return connection.scalar(query.with_for_update()) is not None
+
+
+def route_again(connection: Connection, queue: JobQueue, study_uid: str, *, actor: str, why: str, now: float) -> int | None:
+    """Route a complete study once more, as it stands, on a person's word; a flag that held it is lifted.
+
+    Returns
+    -------
+    int or None
+        The route job; None when the study is not complete, or is being routed already.
+    """
+    complete = study.c.study_uid == study_uid, study.c.state == "COMPLETE"
+    row = connection.execute(select(study.c.revision, study.c.flag).where(*complete).with_for_update()).one_or_none()
+    if row is None:
+        return None
+    connection.execute(update(study).where(*complete).values(flag=None))
+    detail = {"revision": row.revision, "why": why, "flag_lifted": row.flag}
+    audit.record(connection, "study.route_again", actor=actor, study_uid=study_uid, detail=detail, at=now)
+    (spec,) = route_job(CompletedStudy(study_uid, row.revision, None, why, 0, "", None))
+    return queue.enqueue(connection, spec)
 
 
 def _complete_batch(database: Database, now: float, policy: CompletionPolicy, follow_up: FollowUp, actor: str) -> list[CompletedStudy]:

@@ -88,6 +88,10 @@ class Database:
         """
         raise NotImplementedError
 
+    def begin_raw(self, raw: Any) -> None:
+        """Say BEGIN on a connection of :meth:`raw`: for writing, after the same bounded wait as :meth:`begin`."""
+        raw.execute("BEGIN")
+
     def is_current(self, raw: Any) -> bool:
         """Tell whether a connection of :meth:`raw` still leads to the index: not to a file that was removed or replaced meanwhile."""
         raise NotImplementedError
@@ -201,6 +205,9 @@ class _Sqlite(Database):
             connection = self._connect()
             connection.file = self._identity()
             return connection
+
+    def begin_raw(self, raw: sqlite3.Connection) -> None:
+        _begin_immediate(raw, self._busy_seconds)
 
     def is_current(self, raw: _RawConnection) -> bool:
         try:

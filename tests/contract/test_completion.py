@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from storage import associations, index
-from storage.completion import CompletedStudy, CompletionPolicy, complete_quiet, hold_revision
+from storage.completion import CompletedStudy, CompletionPolicy, complete_quiet, hold_revision, route_again
 from storage.database import Database
 from storage.jobs import JobQueue
 from storage.schema import audit, completion, study
@@ -147,6 +147,14 @@ def test_a_flagged_study_is_not_run(database: Database) -> None:
     assert JobQueue(database).list() == []
     with database.read() as connection:
         assert "study.held" in connection.scalars(select(audit.c.event)).all()
+    queue = JobQueue(database)
+    with database.begin() as connection:
+        assert route_again(connection, queue, "1.2", actor="somebody", why="the same person", now=1200) is not None
+        assert route_again(connection, queue, "1.2", actor="somebody", why="twice", now=1200) is None
+        assert route_again(connection, queue, "9.9", actor="somebody", why="unknown", now=1200) is None
+        assert connection.scalar(select(study.c.flag)) is None
+    (job,) = queue.list()
+    assert job.payload["revision"] == 2
 
 
 def test_an_imported_study_is_never_completed(database: Database) -> None:

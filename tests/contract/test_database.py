@@ -67,7 +67,7 @@ def test_two_upgrades_at_once_are_one(empty_database_url: str) -> None:
 def test_a_raw_connection_says_begin_and_commit_itself(database: Database) -> None:
     raw = database.raw()
     try:
-        raw.execute("BEGIN")
+        database.begin_raw(raw)
         raw.execute("INSERT INTO archive_info (key, value) VALUES ('raw', '1')")
         assert keys(database) == []
         raw.execute("COMMIT")

@@ -98,7 +98,7 @@ class StoreService:
         if status == SUCCESS:
             association.context.stored += 1
         else:
-            uid = message.command.sop_instance_uid
+            uid = message.command.sop_instance_uid[:64]
             log.warning("instance.refused", sop_instance_uid=uid, status=f"{status:04X}", comment=comment)
         association.respond(message, status, comment)
 

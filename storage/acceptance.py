@@ -173,6 +173,7 @@ def _revise(connection: Connection, read: ReadMember, existing: Any, segment_pk:
         "association_id": info.association_id or None,
         "calling_ae": info.calling_ae,
         "called_ae": info.called_ae,
+        "origin": info.origin,
         "status": "OK",
         "damage": None,
         **read.instance_columns(),

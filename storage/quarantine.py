@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select, update
 
 from storage import audit, quarantine_file
 from storage.difference import Difference, compare
-from storage.errors import NotFound, QuarantineConflict
+from storage.errors import Damaged, NotFound, QuarantineConflict
 from storage.filepart import FilePart
 from storage.members import MemberInfo
 from storage.quarantine_file import Why
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+BATCH = 500
 HELD, ACCEPTED, DISCARDED = "HELD", "ACCEPTED", "DISCARDED"
 CONFLICT, MALFORMED = "conflict", "malformed"
 
@@ -155,20 +156,38 @@ def resolve(connection: Connection, pk: int, state: str, who: str, reason: str, 
 
 
 def remove_resolved(archive: Archive, names: Sequence[str] | None = None) -> int:
-    """Remove files whose entries are all resolved (a kill may have come between the decision and this); return how many."""
+    """Remove files whose entries are all resolved; return how many. Without `names`, after a crash: look at every file there is.
+
+    A kill may have come between the decision and the removal, or between a new file and its row: such a file is held.
+    """
     if names is None:
         names = [f"{quarantine_file.FOLDER}/{path.name}" for path in (archive.root / quarantine_file.FOLDER).glob("*.tar")]
+        _hold_unknown(archive, names)
     removed = 0
-    for start in range(0, len(names), 500):
-        query = select(quarantine.c.name, quarantine.c.state).where(quarantine.c.name.in_(names[start : start + 500]))
-        with archive.database.read() as connection:
-            found = connection.execute(query).all()
-        held = {name for name, state in found if state == HELD}
-        for name in {name for name, _ in found} - held:
+    for start in range(0, len(names), BATCH):
+        states = _states(archive, names[start : start + BATCH])
+        held = {name for name, state in states if state == HELD}
+        for name in {name for name, _ in states} - held:
             with suppress(FileNotFoundError):
                 os.unlink(archive.root / name)
                 removed += 1
     return removed
+
+
+def _states(archive: Archive, names: Sequence[str]) -> list[tuple[str, str]]:
+    query = select(quarantine.c.name, quarantine.c.state).where(quarantine.c.name.in_(names))
+    with archive.database.read() as connection:
+        return [(name, state) for name, state in connection.execute(query)]
+
+
+def _hold_unknown(archive: Archive, names: Sequence[str]) -> None:
+    for start in range(0, len(names), BATCH):
+        some = names[start : start + BATCH]
+        for name in set(some) - {name for name, _ in _states(archive, some)}:
+            with suppress(Damaged, FileNotFoundError):  # verification reports it
+                _, info, why = quarantine_file.read(archive.root / name)
+                with archive.database.begin() as connection:
+                    record(connection, info, why, name)
 
 
 def _quarantined(row: Any) -> Quarantined:

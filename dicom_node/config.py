@@ -1,7 +1,7 @@
 """One TOML file, read once into frozen models. A wrong key or value is refused with its name, what stands there, and the way out.
 
-    [node] [dimse] [dimse.tls] [web] [database] [archive] [study] [delivery] [executor] [log]   one class each, below
-    [[peer]]   Peer          [[rule]]   Rule
+[node] [dimse] [dimse.tls] [web] [database] [archive] [study] [delivery] [executor] [log]   one class each, below
+[[peer]]   Peer          [[rule]]   Rule
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _contradictions(config: Config) -> list[str]:
     if sqlite and config.dimse.receivers > 1:
         problems.append(
             f"dimse.receivers = {config.dimse.receivers} needs PostgreSQL: several receivers on one SQLite file are slower than one; "
-            "set [database] url = \"postgresql://...\" or receivers = 1"
+            'set [database] url = "postgresql://..." or receivers = 1'
         )
     if sqlite and (kind := file_system(config.node.data_dir)) in NETWORK_FILE_SYSTEMS:
         problems.append(

@@ -52,6 +52,7 @@ def _value(path: Location, values: Any) -> str:
 
 
 def _look_up(path: Location, values: Any) -> tuple[Any, bool]:
+    part: Any
     for part in path:
         if (isinstance(values, Mapping) and part in values) or (isinstance(values, list) and isinstance(part, int) and part < len(values)):
             values = values[part]

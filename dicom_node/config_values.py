@@ -46,7 +46,7 @@ def secret(value: Any) -> Any:
             return Path(value["file"]).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ValueError(f"the file {value['file']} cannot be read: {error.strerror}") from error
-    raise ValueError("a secret is a text, { env = \"NAME\" } or { file = \"PATH\" }")
+    raise ValueError('a secret is a text, { env = "NAME" } or { file = "PATH" }')
 
 
 Duration = Annotated[float, BeforeValidator(duration), Field(ge=0)]

@@ -14,7 +14,7 @@ DIMSE statuses of storage errors stand in :mod:`dicom_node.dimse.services.store`
 
 from __future__ import annotations
 
-from storage.errors import IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly, StorageError
+from storage.errors import IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly
 
 
 class NodeError(Exception):
@@ -74,4 +74,4 @@ def http_status(error: BaseException) -> int:
         return 503
     if isinstance(error, NoSpace):
         return 507
-    return 500 if isinstance(error, StorageError | NodeError) else 500
+    return 500

@@ -44,7 +44,9 @@ def configure(level: str = "info", *, role: str = "") -> None:
         cache_logger_on_first_use=True,
     )
     logging.captureWarnings(True)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format='{"event": "library.message", "logger": "%(name)s", "level": "%(levelname)s"}')
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format='{"event": "library.message", "logger": "%(name)s", "level": "%(levelname)s"}'
+    )
     structlog.contextvars.clear_contextvars()
     if role:
         structlog.contextvars.bind_contextvars(role=role)

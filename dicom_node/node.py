@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from sqlalchemy import select
-from storage.archive import Archive, ArchiveSettings, Source
 
 from dicom_node import clock as clocks
 from dicom_node import nudge
@@ -20,6 +19,7 @@ from dicom_node.clock import Clock
 from dicom_node.config import Config
 from dicom_node.errors import ConfigurationError
 from storage import associations
+from storage.archive import Archive, ArchiveSettings, Source
 from storage.database import Database, open_database
 from storage.errors import IndexUnavailable
 from storage.jobs import Backoff, JobQueue
@@ -168,6 +168,7 @@ class LeasedAssociations:
 
     def _beat(self) -> None:
         while not self._done.wait(self._lease / 3):
+            self._node.archive.tend()
             try:
                 associations.touch(self._node.database, self._node.process, self._lease, now=self._node.clock())
             except IndexUnavailable as error:

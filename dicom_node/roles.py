@@ -77,10 +77,13 @@ def receiver(config: Config, ready: Ready = announce) -> None:
 
 def scheduler(config: Config, ready: Ready = announce) -> None:
     """Complete quiet studies, free leases, write header JSON."""
+    import logging as standard_logging
+
     from dicom_node.schedule import build_scheduler
 
     logging.configure(config.log.level, role="scheduler")
     with until_signal() as stop, open_node(config, "scheduler") as node:
+        standard_logging.getLogger("apscheduler").setLevel(standard_logging.ERROR)  # a beat skipped under load is made up by the next
         clock = build_scheduler(node)
         clock.start()
         ready("scheduler ready")
@@ -110,6 +113,7 @@ def inference_worker(config: Config, device: str, ready: Ready = announce) -> No
     with until_signal() as stop, open_node(config, f"inference-{device}") as node:
         executor = build_executor(config, device)
         worker = build_inference_worker(node, executor)
+        executor.warm_up()
         thread = threading.Thread(target=worker.run, name="worker")
         thread.start()
         ready(f"inference worker ready on {device}")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import select
 
 from dicom_node.node import Node
 from storage import associations, completion, deliveries, header_json, runs
 from storage.completion import CompletionPolicy
-from storage.errors import IndexUnavailable, StorageError
+from storage.errors import IndexUnavailable
+from storage.schema import segment, study
 
 log = structlog.get_logger()
 
 HEADER_BATCH = 200
+SEAL_BATCH = 100
 
 
 class Duties:
@@ -24,12 +28,12 @@ class Duties:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._queue = node.queue()
-        study = node.config.study
+        settings = node.config.study
         self._policy = CompletionPolicy(
-            quiet_period=study.quiet_period,
-            max_wait=study.max_wait,
-            required=[dict(each) for each in study.required],
-            expected_count=study.expected_count,
+            quiet_period=settings.quiet_period,
+            max_wait=settings.max_wait,
+            required=list[Mapping[str, Any]](settings.required),
+            expected_count=settings.expected_count,
         )
 
     def complete_studies(self) -> int:
@@ -39,10 +43,6 @@ class Duties:
             self._node.ring("route")
         for each in completed:
             log.info("study.complete", study_uid=each.study_uid, revision=each.revision, reason=each.reason, instances=each.instances)
-            try:
-                self._node.archive.seal_study(each.study_uid)
-            except StorageError as error:
-                log.warning("study.not_sealed", study_uid=each.study_uid, why=str(error))
         return len(completed)
 
     def reclaim_jobs(self) -> int:
@@ -68,6 +68,18 @@ class Duties:
                 break
         return total
 
+    def seal_studies(self) -> int:
+        """Seal what a completed study left open because somebody was still holding it."""
+        waiting = (
+            select(study.c.study_uid)
+            .join(segment, segment.c.study_uid == study.c.study_uid)
+            .where(segment.c.state == "OPEN", study.c.state == "COMPLETE")
+            .distinct()
+        )
+        with self._node.database.read() as connection:
+            uids = connection.scalars(waiting.limit(SEAL_BATCH)).all()
+        return sum(self._node.archive.seal_study(uid) for uid in uids)
+
     def watch_disk(self) -> None:
         """Say so, once a minute, when little space is left."""
         free = self._node.archive.free_bytes()
@@ -90,6 +102,7 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
         (duties.reclaim_jobs, min(5.0, lease / 3)),
         (duties.expire_associations, 5.0),
         (duties.write_headers, 2.0),
+        (duties.seal_studies, 10.0),
         (duties.watch_disk, 60.0),
     ]
     for duty, seconds in every:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dicom_node.cli import output
 from dicom_node.cli.common import command, configuration, group, quiet_node, who, with_json, with_reason
 from dicom_node.errors import EXIT_FAILED, EXIT_OK, CommandFailed
+
+if TYPE_CHECKING:
+    from dicom_node.node import Node
 
 
 def add(commands: Any) -> None:
@@ -89,7 +92,6 @@ def _report(arguments: argparse.Namespace, report: Any, sentence: str) -> None:
 
 def _import(arguments: argparse.Namespace) -> int:
     from dicom_node.node import prepare
-    from storage import completion
     from storage.importer import import_files
 
     config = configuration(arguments)
@@ -97,12 +99,25 @@ def _import(arguments: argparse.Namespace) -> int:
     with quiet_node(config) as node:
         report = import_files(node.archive, arguments.paths, progress=_progress())
         if arguments.run_rules:
-            for uid in report.study_uids:
-                completion.complete_imported(node.database, uid, node.clock(), actor=who())
-            node.ring("route")
+            _route(node, report.study_uids)
     outcomes = ", ".join(f"{count} {name}" for name, count in sorted(report.outcomes.items())) or "nothing found"
     _report(arguments, report, f"{outcomes}; {len(report.study_uids)} studies")
     return EXIT_FAILED if report.failed else EXIT_OK
+
+
+def _route(node: Node, study_uids: Sequence[str]) -> None:
+    from storage import index
+    from storage.jobs import JobSpec
+
+    queue = node.queue()
+    with node.database.begin() as connection:
+        for uid in study_uids:
+            study = index.study_record(connection, uid)
+            if study is not None:
+                payload = {"study_uid": uid, "revision": study.revision, "previous_revision": study.completed_revision}
+                key = f"route:{uid}:{study.revision}"
+                queue.enqueue(connection, JobSpec(kind="route", queue="route", dedupe_key=key, payload=payload, study_uid=uid))
+    node.ring("route")
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -129,7 +144,11 @@ def _reindex(arguments: argparse.Namespace) -> int:
         report = reindex(config.archive_root, database, progress=_progress())
     finally:
         database.close()
-    _report(arguments, report, f"{report.instances} instances in {report.studies} studies, {report.deleted} deleted, {len(report.damaged)} damaged")
+    _report(
+        arguments,
+        report,
+        f"{report.instances} instances in {report.studies} studies, {report.deleted} deleted, {len(report.damaged)} damaged",
+    )
     return EXIT_FAILED if report.damaged else EXIT_OK
 
 
@@ -138,7 +157,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     with quiet_node(configuration(arguments)) as node:
         report = verify(node.archive, study_uid=arguments.study, read_data=not arguments.quick, progress=_progress())
-    _report(arguments, report, f"{report.checked} instances, {output.size(report.size)}: {'all as received' if report.ok else 'NOT in order'}")
+    _report(
+        arguments, report, f"{report.checked} instances, {output.size(report.size)}: {'all as received' if report.ok else 'NOT in order'}"
+    )
     if not arguments.json:
         for damage in report.damaged:
             output.line(f"damaged\t{damage.sop_uid}\t{damage.segment}\t{damage.reason}")

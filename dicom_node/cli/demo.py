@@ -19,7 +19,6 @@ from dicom_node.errors import CommandFailed
 
 if TYPE_CHECKING:
     from storage.archive import StoredInstance
-
     from storage.timeline import Timeline
 
 BUNDLE = "brain_extraction"
@@ -250,14 +249,19 @@ def _main_job(node: RunningNode, files: list[Path], steps: Steps) -> Timeline:
             states = [each.delivery.state for each in story.runs[0].deliveries]
             if states != ["DELIVERED"]:
                 raise CommandFailed(f"the delivery ended as {states}")
-            detail.append(", ".join(f"{each.state} {each.status:04X}" for each in story.runs[0].deliveries[0].instances if each.status is not None))
+            detail.append(
+                ", ".join(f"{each.state} {each.status:04X}" for each in story.runs[0].deliveries[0].instances if each.status is not None)
+            )
     finally:
         database.close()
     return story
 
 
 def _why(story: Timeline) -> str:
-    return "\n".join(f"  {each.series.series_description}: {choice.reason}" for each in story.series for choice in each.selections)
+    failed = [f"  the {each.job.kind} job failed: {each.job.error}" for each in story.jobs if each.job.state == "FAILED"]
+    return "\n".join(failed) or "\n".join(
+        f"  {each.series.series_description}: {choice.reason}" for each in story.series for choice in each.selections
+    )
 
 
 def _study_uid(file: Path) -> str:
@@ -289,7 +293,9 @@ def _report(story: Timeline, found: dict[str, Path], mask: Path | None, files: l
     run = story.runs[0].run
     output.table(("step", "time", "what happened"), steps.rows, title="The main job")
     facts: list[tuple[str, Any]] = [("study", story.study.study_uid)]
-    facts += [(f"{each['of']} {each['name'].lower()}", f"{each['value']:.1f} {each['unit']}") for each in (run.findings or {})["measurements"]]
+    facts += [
+        (f"{each['of']} {each['name'].lower()}", f"{each['value']:.1f} {each['unit']}") for each in (run.findings or {})["measurements"]
+    ]
     if mask is not None:
         facts.append(("Dice against the reference mask", f"{dice(found['SEG'], files, mask):.4f}"))
     facts += [(kind, str(path)) for kind, path in found.items()]

@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
         "the second; compare the brain mask with the reference. Leaves nothing running unless --keep is given.",
         example="dicom-node demo --folder /tmp/demo --keep",
     )
-    demo.add_argument("--folder", type=Path, default=Path("demo-output"), metavar="DIR", help="where everything goes (default: demo-output)")
+    demo.add_argument(
+        "--folder", type=Path, default=Path("demo-output"), metavar="DIR", help="where everything goes (default: demo-output)"
+    )
     demo.add_argument("--input", type=Path, metavar="DIR", help="send these DICOM files instead of the MNI152 head")
     demo.add_argument("--keep", action="store_true", help="leave both nodes running until Ctrl-C")
     demo.set_defaults(run=_demo)

@@ -44,7 +44,16 @@ def _list(arguments: argparse.Namespace) -> None:
         output.data(found)
         return
     rows = [
-        (each.pk, each.kind, each.queue, each.state, f"{each.attempts}/{each.max_attempts}", output.moment(each.updated_at), each.study_uid, each.error)
+        (
+            each.pk,
+            each.kind,
+            each.queue,
+            each.state,
+            f"{each.attempts}/{each.max_attempts}",
+            output.moment(each.updated_at),
+            each.study_uid,
+            each.error,
+        )
         for each in found
     ]
     output.table(("job", "kind", "queue", "state", "attempts", "updated", "study", "error"), rows)
@@ -76,7 +85,9 @@ def _retry(arguments: argparse.Namespace) -> None:
         queue = JobQueue(database)
         found = queue.get(arguments.job)
         if not queue.requeue(found.pk, f"by {who()}"):
-            raise CommandFailed(f"job {found.pk} is {found.state}: only failed and canceled jobs are retried, and only where no live job does the same")
+            raise CommandFailed(
+                f"job {found.pk} is {found.state}: only failed and canceled jobs are retried, and only where no live job does the same"
+            )
         with database.begin() as connection:
             if found.kind == "infer":
                 runs.reopen_run(connection, int(found.payload["run_pk"]))

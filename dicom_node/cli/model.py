@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     models = group(commands, "model", "models: fetch weights, list, show, validate, run on a folder")
-    fetch = command(models, "fetch", "fetch the pinned weights of models and verify them", example="dicom-node model fetch brain_extraction")
+    fetch = command(
+        models, "fetch", "fetch the pinned weights of models and verify them", example="dicom-node model fetch brain_extraction"
+    )
     fetch.add_argument("names", nargs="*", metavar="NAME", help="bundles (default: all that the rules name, else all)")
     fetch.set_defaults(run=_fetch)
     listing = command(models, "list", "list the models that are known here")

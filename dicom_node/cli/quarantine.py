@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
     listing.set_defaults(run=_list)
     show = command(quarantine, "show", "show one entry; --diff compares it with the instance that is stored")
     show.add_argument("entry", type=int)
-    show.add_argument("--diff", action="store_true", help="attribute by attribute (shows patient data: it goes to the terminal, never to a log)")
+    show.add_argument(
+        "--diff", action="store_true", help="attribute by attribute (shows patient data: it goes to the terminal, never to a log)"
+    )
     with_json(show)
     show.set_defaults(run=_show)
     for name, text, run in (
@@ -66,8 +68,10 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _accept(arguments: argparse.Namespace) -> None:
+    from storage import quarantine
+
     with quiet_node(configuration(arguments)) as node:
-        node.archive.accept_quarantined(arguments.entry, who=who(), reason=arguments.reason)
+        quarantine.accept(node.archive, arguments.entry, who=who(), reason=arguments.reason)
     output.line(f"entry {arguments.entry} is accepted: a new revision of the instance, and the study completes again")
 
 

@@ -46,7 +46,8 @@ def _section(heading: str, lines: list[str]) -> Iterator[str]:
 def _received(story: Timeline) -> Iterator[str]:
     for each in story.receptions:
         sender = f"from {each.calling_ae} at {each.address or 'unknown address'} to {each.called_ae}" if each.calling_ae else each.origin
-        yield f"{moment(each.first_at)}  {each.instances} instances, {size(each.bytes)}, {sender}, within {each.last_at - each.first_at:.1f} s"
+        what = f"{each.instances} instances, {size(each.bytes)}"
+        yield f"{moment(each.first_at)}  {what}, {sender}, within {each.last_at - each.first_at:.1f} s"
         if each.association_id:
             end = f"{each.ended} {moment(each.closed_at)}" if each.closed_at else "still open"
             yield f"    association {each.association_id}: {end}"
@@ -101,8 +102,7 @@ def _course(run: RunRecord) -> Iterator[str]:
         yield "seconds: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in run.timings.items())
     if run.predecessor_pk is not None:
         yield f"replaces run {run.predecessor_pk}"
-    for line in _findings(run.findings or {}):
-        yield line
+    yield from _findings(run.findings or {})
 
 
 def _findings(findings: dict[str, Any]) -> Iterator[str]:
@@ -134,7 +134,8 @@ def _jobs(story: Timeline) -> Iterator[str]:
         job = each.job
         yield f"Job {job.pk} {job.kind} ({job.queue}): {job.state}, attempt {job.attempts} of {job.max_attempts}"
         for event in each.events:
-            yield f"    {moment(event.at)}  {event.state}{f'  {event.detail}' if event.detail else ''}{f'  by {event.worker}' if event.worker else ''}"
+            by = f"  by {event.worker}" if event.worker else ""
+            yield f"    {moment(event.at)}  {event.state}{f'  {event.detail}' if event.detail else ''}{by}"
 
 
 def _quarantine(story: Timeline) -> Iterator[str]:

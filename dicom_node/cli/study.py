@@ -24,8 +24,8 @@ def add(commands: Any) -> None:
         studies,
         "show",
         "tell the whole story of a study",
-        description="When and from whom it was received, why it is complete, which series was chosen for which model and why the others were "
-        "not, which release ran how long on what, what was sent where and what was answered.",
+        description="When and from whom it was received, why it is complete, which series was chosen for which model and\n"
+        "why the others were not, which release ran how long on what, what was sent where and what was answered.",
     )
     show.add_argument("uid", metavar="UID", help="Study Instance UID; a series' or an instance's finds its study")
     with_json(show)

@@ -1,8 +1,8 @@
 """Health and metrics over HTTP (Starlette on uvicorn). No patient identity; loopback only unless the configuration says otherwise.
 
-    /healthz   the process answers
-    /readyz    index and archive can be used; 503 with the reason otherwise
-    /metrics   Prometheus text
+/healthz   the process answers
+/readyz    index and archive can be used; 503 with the reason otherwise
+/metrics   Prometheus text
 """
 
 from __future__ import annotations

@@ -53,7 +53,9 @@ class _Figures(Collector):
 
 
 def _values(figures: IndexMetrics, peers: list[str]) -> dict[str, dict[tuple[str, ...], float]]:
-    jobs = {(queue, state): float(count) for queue, states in figures.jobs.items() for state, count in states.items()}
+    jobs: dict[tuple[str, ...], float] = {
+        (queue, state): float(count) for queue, states in figures.jobs.items() for state, count in states.items()
+    }
     return {
         "dicom_node_studies": {(): figures.studies},
         "dicom_node_series": {(): figures.series},

@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
     runner = Runner(device, cache=Path(cache) if cache else None, threads=int(threads) if threads else None)
     with Connection(int(descriptor)) as connection:
         connection.send("ready")
+        runner.preload()
         while True:
             try:
                 request = connection.recv()

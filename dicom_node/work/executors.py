@@ -32,6 +32,9 @@ class Executor(Protocol):
     def execute(self, request: Request, deadline: float) -> Answer:
         """Carry out a run within ``deadline`` seconds; a crash, a hang and a cancel are answers as well."""
 
+    def warm_up(self) -> None:
+        """Make ready what the first run would wait for."""
+
     def cancel(self) -> None:
         """End the run in progress, from another thread."""
 
@@ -50,6 +53,9 @@ class InlineExecutor:
 
     def execute(self, request: Request, deadline: float) -> Answer:
         return self._runner.run(request)
+
+    def warm_up(self) -> None:
+        self._runner.preload()
 
     def cancel(self) -> None:
         return None

@@ -176,9 +176,7 @@ class InferHandler:
         self._queue.fail(job, reason, connection=connection)
         return ended
 
-    def _finish(
-        self, job: ClaimedJob, run: RunRecord, objects: Sequence[EncodedObject], settle: Settle, *, negative: bool = False
-    ) -> None:
+    def _finish(self, job: ClaimedJob, run: RunRecord, objects: Sequence[EncodedObject], settle: Settle, *, negative: bool = False) -> None:
         def in_transaction(connection: Connection) -> None:
             self._queue.fence(connection, job)
             ended = settle(connection)

@@ -75,6 +75,10 @@ class Runner:
         self._threads = threads
         self._warm: dict[str, Predictor] = {}
 
+    def preload(self) -> None:
+        """Import what every run needs, before the first one waits for it."""
+        import models.predict  # noqa: F401
+
     def run(self, request: Request) -> Answer:
         """Carry out a run; whatever the images or the model do comes back as an answer."""
         try:
@@ -87,6 +91,9 @@ class Runner:
             self._warm.clear()
             return Answer(Outcome.FAILED, str(error), "out-of-memory", passing=True)
         except InferenceFailed as error:
+            if _lacked_memory(error):
+                self._warm.clear()
+                return Answer(Outcome.FAILED, f"{error.stage}: the device has too little memory", "out-of-memory", passing=True)
             return Answer(Outcome.FAILED, str(error), f"failed-{error.stage}", passing=True)
         except ModelError as error:
             return Answer(Outcome.FAILED, str(error), type(error).__name__)
@@ -132,6 +139,16 @@ class Runner:
         return known
 
 
+def _lacked_memory(error: BaseException | None) -> bool:
+    """Whether a lack of memory stands anywhere behind an error; bundles wrap what they catch."""
+    seen = 0
+    while error is not None and seen < 16:
+        if isinstance(error, MemoryError):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
+
+
 def _with_outcome(context: ResultContext, outcome: Outcome) -> ResultContext:
     from dataclasses import replace
 
@@ -144,7 +161,12 @@ def shown(prediction: Prediction) -> dict[str, Any]:
     return {
         "segments": [{"label": segment.label, "voxels": int(segment.mask.sum())} for segment in prediction.segments],
         "measurements": [
-            {"name": each.name.meaning, "of": labels.get(each.segment or 0, ""), "value": round(float(each.value), 4), "unit": each.unit.value}
+            {
+                "name": each.name.meaning,
+                "of": labels.get(each.segment or 0, ""),
+                "value": round(float(each.value), 4),
+                "unit": each.unit.value,
+            }
             for each in prediction.measurements
         ],
         "classifications": [
@@ -177,6 +199,13 @@ def negative_report(bundle_root: str, images: Sequence[Opener], context: ResultC
     bundle = load_bundle(bundle_root)
     model = bundle.dicom.model
     identity = ModelIdentity(
-        model.name, model.version, model.manufacturer, bundle.digest, model.family.code(), model.intended_use, model.licence, dict(model.parameters)
+        model.name,
+        model.version,
+        model.manufacturer,
+        bundle.digest,
+        model.family.code(),
+        model.intended_use,
+        model.licence,
+        dict(model.parameters),
     )
     return encode(nothing_run(identity, headers), headers, context)

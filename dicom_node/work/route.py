@@ -8,7 +8,6 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection
-from storage.archive import Archive
 
 from dicom_node.clock import Clock
 from dicom_node.config import Config, Rule
@@ -18,9 +17,10 @@ from dicom_node.work.attributes import series_attributes
 from models.bundle import Bundle, load_bundle
 from models.errors import BundleInvalid
 from storage import audit, index, runs
+from storage.archive import Archive
 from storage.database import Database
 from storage.jobs import ClaimedJob, JobQueue
-from storage.records import StudyRecord
+from storage.records import RunRecord, StudyRecord
 from storage.runs import RunSpec, SelectionSpec
 
 log = structlog.get_logger()
@@ -177,7 +177,7 @@ class RouteHandler:
         earlier = Earlier(latest.pk, latest.run_key, latest.state) if latest is not None else None
         return decide(rule.late or self._config.study.late, spec.key, same, earlier)
 
-    def _earlier(self, connection: Connection, spec: RunSpec, rule: Rule) -> list[runs.RunRecord]:
+    def _earlier(self, connection: Connection, spec: RunSpec, rule: Rule) -> list[RunRecord]:
         found = runs.earlier_runs(connection, spec.study_uid, spec.bundle, spec.study_revision)
         of_rule = [record for record in found if record.rule == spec.rule]
         if rule.series == "all":

@@ -142,7 +142,7 @@ class Worker:
             return "completed"
         except StaleToken:
             return "lost to another worker"
-        except Exception as error:  # the outer edge of the loop: one job's failure must not end the worker
+        except Exception as error:  # noqa: BLE001  the outer edge of the loop: one job's failure must not end the worker
             return self._leave(job, error)
 
     def _leave(self, job: ClaimedJob, error: Exception) -> str:

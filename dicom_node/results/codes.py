@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 from highdicom.sr import CodedConcept
 
 from models.findings import Code
@@ -38,6 +40,15 @@ _PROCEDURES = {
     "DX": CodedConcept("43468-8", "LN", "XR unspecified body region"),
 }
 _IMAGING = CodedConcept("363679005", "SCT", "Imaging procedure")
+
+
+def not_finite(value: float) -> CodedConcept:
+    """Why a measurement has no value (CID 42, Numeric Value Qualifier)."""
+    if isnan(value):
+        return CodedConcept("114000", "DCM", "Not a number")
+    if value < 0:
+        return CodedConcept("114001", "DCM", "Negative Infinity")
+    return CodedConcept("114002", "DCM", "Positive Infinity")
 
 
 def procedure_of(modality: str) -> CodedConcept:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from math import inf, isfinite, nan
 
 import numpy as np
 from highdicom.seg import Segmentation, segread
@@ -117,22 +118,24 @@ def _groups(report: Dataset) -> list[tuple[str, list[tuple[str, float, str]]]]:
     for container in _children(report, "126010"):
         for group in _children(container, "125007"):
             tracking = "".join(str(item.UID) for item in _children(group, "112040"))
-            numbers = [
-                (
-                    str(item.ConceptNameCodeSequence[0].CodeValue),
-                    _number(item.MeasuredValueSequence[0]),
-                    str(item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue),
-                )
-                for item in group.ContentSequence
-                if item.ValueType == "NUM"
-            ]
+            numbers = [number for item in group.ContentSequence if (number := _number(item)) is not None]
             groups.append((tracking, numbers))
     return groups
 
 
-def _number(value: Dataset) -> float:
-    exact = value.get("FloatingPointValue")
-    return float(value.NumericValue if exact is None else exact)
+_NOT_FINITE = {"114000": nan, "114001": -inf, "114002": inf}
+
+
+def _number(item: Dataset) -> tuple[str, float, str] | None:
+    """Code value, number and unit of a measurement; the unit is empty where there is no finite number."""
+    name = str(item.ConceptNameCodeSequence[0].CodeValue)
+    if item.ValueType == "NUM":
+        value = item.MeasuredValueSequence[0]
+        exact = value.get("FloatingPointValue")
+        return name, float(value.NumericValue if exact is None else exact), str(value.MeasurementUnitsCodeSequence[0].CodeValue)
+    if item.ValueType == "CODE" and item.ConceptCodeSequence[0].CodeValue in _NOT_FINITE:
+        return name, _NOT_FINITE[item.ConceptCodeSequence[0].CodeValue], ""
+    return None
 
 
 def _children(item: Dataset, concept: str) -> list[Dataset]:
@@ -141,4 +144,5 @@ def _children(item: Dataset, concept: str) -> list[Dataset]:
 
 def _says(number: tuple[str, float, str], measured: Measurement) -> bool:
     code, value, unit = number
-    return code == measured.name.value and unit == measured.unit.value and bool(np.isclose(value, measured.value, rtol=1e-9, atol=1e-12))
+    same_unit = unit == measured.unit.value or not isfinite(value)
+    return code == measured.name.value and same_unit and bool(np.isclose(value, measured.value, rtol=1e-9, atol=1e-12, equal_nan=True))

@@ -9,6 +9,7 @@ failed). Tracking Identifier and UID of a group are those of the segment.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from highdicom.sr import (
@@ -133,19 +134,20 @@ class _Groups:
         groups += [self._classification(c) for c in self._prediction.classifications]
         loose = [m for m in self._prediction.measurements if m.segment is None]
         if loose:
-            groups.append(self._whole(self._prediction.model.name, measurements=[_measurement(m) for m in loose]))
+            numbers, others = _numbers(loose)
+            groups.append(self._whole(self._prediction.model.name, measurements=numbers, evaluations=others))
         if self._prediction.empty and (outcome is Outcome.NOTHING_FOUND or not groups):
             groups.insert(0, self._statement(Outcome.NOTHING_FOUND))
         return groups
 
     def _segment(self, segment: Segment) -> Group:
-        measured = [_measurement(m) for m in self._prediction.measurements if m.segment == segment.number]
+        measured, others = _numbers([m for m in self._prediction.measurements if m.segment == segment.number])
         category, kind = own.concept(segment.category), own.concept(segment.type)
         if segment.empty:
-            absent = [QualitativeEvaluation(own.PRESENCE, own.ABSENT)]
+            absent = [QualitativeEvaluation(own.PRESENCE, own.ABSENT), *others]
             return self._whole(segment.tracking_id, finding_category=category, finding_type=kind, evaluations=absent, measurements=measured)
         if segment.number not in self._placed:
-            return self._whole(segment.tracking_id, finding_category=category, finding_type=kind, measurements=measured)
+            return self._whole(segment.tracking_id, finding_category=category, finding_type=kind, measurements=measured, evaluations=others)
         dataset, number = self._placed[segment.number]
         common: dict[str, Any] = {
             "tracking_identifier": self._tracking(segment.tracking_id),
@@ -153,6 +155,7 @@ class _Groups:
             "finding_type": kind,
             "algorithm_id": self._algorithm,
             "measurements": measured or None,
+            "qualitative_evaluations": others or None,
         }
         if segment.mask.shape[0] == 1:
             return PlanarROIMeasurementsAndQualitativeEvaluations(referenced_segment=self._frame(dataset, number), **common)
@@ -250,6 +253,15 @@ def _algorithm(model: ModelIdentity, *parameters: str) -> AlgorithmIdentificatio
         family=own.concept(model.family),
         manufacturer=model.manufacturer,
     )
+
+
+def _numbers(measured: Sequence[Measured]) -> tuple[list[Measurement], list[QualitativeEvaluation]]:
+    """Measurements, and those without a finite number (the mean of no voxel) as evaluations that say which.
+
+    PS3.3 would have a NUM without value and with a qualifier, which widespread readers fail on.
+    """
+    numbers = [_measurement(m) for m in measured if isfinite(m.value)]
+    return numbers, [QualitativeEvaluation(own.concept(m.name), own.not_finite(m.value)) for m in measured if not isfinite(m.value)]
 
 
 def _measurement(measured: Measured) -> Measurement:

@@ -59,6 +59,7 @@ CASES = {
     "overlapping": prediction(headers(), [segment(m, n, f"part {n}") for n, m in enumerate(two_overlapping(8, 24, 20), 1)]),
     "negative": prediction(headers(), [segment(ellipsoid(8, 24, 20) & False)], [], [classification(positive=False)]),
     "nothing": prediction(headers(), [], []),
+    "no number": prediction(headers(), measurements=[volume(float("nan"))]),
 }
 
 
@@ -68,7 +69,7 @@ def test_dciodvfy_finds_no_error(case: str, tmp_path: Path) -> None:
 
 
 @VALIDATOR
-@pytest.mark.parametrize("case", ["findings", "classification", "negative", "nothing"])
+@pytest.mark.parametrize("case", ["findings", "classification", "negative", "nothing", "no number"])
 def test_dicomsrvalidator_accepts_the_template(case: str, tmp_path: Path) -> None:
     objects = judged(CASES[case], headers(), tmp_path)
     assert template_errors(write([of_kind(objects, "SR")], tmp_path)[0]) == []

@@ -7,6 +7,7 @@ import pytest
 from pydicom import Dataset
 
 from dicom_node.results import Outcome, encode, nothing_run, uids
+from dicom_node.results.readback import ReadbackMismatch, verify
 from tests.results_cases import (
     MODEL,
     SERIES,
@@ -182,3 +183,15 @@ def test_a_number_is_shown_with_six_digits_and_kept_with_all() -> None:
     value = child(group, "118565006").MeasuredValueSequence[0]
     assert str(value.NumericValue) == "1791.67"
     assert value.FloatingPointValue == 1791.6709090824497
+
+
+@pytest.mark.parametrize(("value", "why"), [(float("nan"), "114000"), (float("-inf"), "114001"), (float("inf"), "114002")])
+def test_what_is_no_number_says_why(value: float, why: str) -> None:
+    sources = headers()
+    found = prediction(sources, measurements=[volume(value)])
+    objects = encode(found, sources, context())
+    item = child(groups(read(of_kind(objects, "SR")))[0], "118565006")
+    assert code(item) == why
+    verify(objects, found)
+    with pytest.raises(ReadbackMismatch):
+        verify(objects, prediction(sources, measurements=[volume(1.0)]))

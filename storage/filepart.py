@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 class FilePart(io.RawIOBase):
     """Bytes `offset` to `offset + length` of `file`; wrap it in `io.BufferedReader`. Closing it leaves `file` open."""
 
-    name = ""  # pydicom asks a buffered reader for it
-
     name = ""  # none of its own; pydicom asks every buffered reader for one
 
     def __init__(self, file: BinaryIO, offset: int, length: int) -> None:

@@ -77,7 +77,7 @@ def record(connection: Connection, info: MemberInfo, why: Why, name: str) -> Non
     """Add the row of a quarantine file, in the caller's transaction; one that was discarded earlier is held again."""
     values = row_values(info, why, name)
     again = quarantine.update().where(quarantine.c.sop_uid == info.sop_uid, quarantine.c.digest == info.digest)
-    if not connection.execute(insert_new(connection, quarantine).values(values)).rowcount:
+    if connection.execute(insert_new(connection, quarantine).values(values).returning(quarantine.c.pk)).first() is None:
         connection.execute(again.values(state=HELD, reason=why.reason, received_at=info.received_at, resolved_at=None, resolution=None))
     detail = {"kind": why.kind, "reason": why.reason, "digest": info.digest, "called_ae": info.called_ae}
     study_uid, sop_uid = info.study_uid or None, info.sop_uid or None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,8 @@ from sqlalchemy import func, select
 
 from storage import header_json, quarantine, schema
 from storage.archive import Archive, Outcome, Source
-from storage.database import Database
+from storage.backup import backup, restore
+from storage.database import Database, open_database
 from storage.deletion import delete_instance
 from storage.errors import NotFound, QuarantineConflict
 from storage.exporter import export
@@ -184,6 +189,51 @@ def test_a_study_in_which_every_slice_conflicts(archive: Archive) -> None:
         quarantine.discard(archive, entry.pk, who="me", reason="all of them")
     assert list((archive.root / "quarantine").glob("*.tar")) == []
     assert verify(archive).ok
+
+
+# -- backup under load ------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_instance_acknowledged_before_the_backup_began_is_in_it(archive: Archive, tmp_path: Path) -> None:
+    acknowledged: list[str] = []
+    stop = threading.Event()
+
+    def send(thread: int) -> None:
+        session = archive.session(SOURCE)
+        for number in itertools.count():
+            if stop.is_set():
+                break
+            study = f"1.2.{thread}.{number // 10}"
+            sop_uid = f"{study}.1.{number}"
+            writer = session.begin(sop_class_uid=CT, sop_instance_uid=sop_uid, transfer_syntax_uid=EXPLICIT)
+            writer.write([dataset(study, f"{study}.1", sop_uid, pixels=os.urandom(2000))])
+            assert writer.commit().outcome is Outcome.STORED
+            acknowledged.append(sop_uid)
+        session.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            sending = [pool.submit(send, thread) for thread in range(3)]
+            for target in ("first", "second"):
+                while len(acknowledged) < 60 and not any(future.done() for future in sending):
+                    stop.wait(0.01)
+                before = list(acknowledged)
+                backup(archive, tmp_path / target)
+                url = f"sqlite:///{tmp_path / target}.sqlite"
+                restore(tmp_path / target, tmp_path / f"{target}-restored", url)
+                with closing(open_database(url)) as index:
+                    again = Archive.open(tmp_path / f"{target}-restored", index, process="test")
+                    recovered = again.recover()
+                    assert (recovered.damaged, recovered.torn) == ([], [])
+                    with index.read() as connection:
+                        held = set(connection.execute(select(schema.instance.c.sop_uid)).scalars())
+                    assert held.issuperset(before)
+                    assert verify(again).ok
+                    again.close()
+        finally:
+            stop.set()
+        for future in sending:
+            future.result()
 
 
 # -- header JSON ------------------------------------------------------------------------------------------------------------------------

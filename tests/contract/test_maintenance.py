@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from storage import header_json, quarantine, schema
 from storage.archive import Archive, Outcome, Source
 from storage.backup import backup, restore
+from storage.completion import CompletionPolicy, complete_quiet
 from storage.database import Database, open_database
 from storage.deletion import delete_instance
 from storage.errors import NotFound, QuarantineConflict
@@ -85,6 +86,8 @@ def test_import_takes_dicom_and_counts_the_rest(archive: Archive, tmp_path: Path
     assert seen[-1] == (7, 7)
     with archive.database.read() as connection:
         assert set(connection.execute(select(schema.instance.c.origin)).scalars()) == {"imported"}
+        assert set(connection.execute(select(schema.study.c.state)).scalars()) == {"COMPLETE"}
+    assert complete_quiet(archive.database, archive.clock() + 1e6, CompletionPolicy(quiet_period=1.0)) == []
     assert count(archive, schema.job) == 0
     assert b"MZ" not in archive.open_instance(f"{SERIES}.1").read()[:128]
     assert verify(archive).ok
@@ -188,6 +191,30 @@ def test_a_study_in_which_every_slice_conflicts(archive: Archive) -> None:
     for entry in held[1::2]:
         quarantine.discard(archive, entry.pk, who="me", reason="all of them")
     assert list((archive.root / "quarantine").glob("*.tar")) == []
+    assert verify(archive).ok
+
+
+# -- beside an open association -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_deleted_while_it_is_being_sent(archive: Archive) -> None:
+    session = archive.session(SOURCE)
+
+    def send(number: int) -> Outcome:
+        sop_uid, data = slice_of(number)
+        writer = session.begin(sop_class_uid=CT, sop_instance_uid=sop_uid, transfer_syntax_uid=EXPLICIT)
+        writer.write([data])
+        return writer.commit().outcome
+
+    assert [send(number) for number in (1, 2)] == [Outcome.STORED] * 2
+    assert archive.delete_study(STUDY, who="me", reason="asked").segments_removed == 0
+    assert [send(number) for number in (2, 3)] == [Outcome.STORED] * 2
+    session.close()
+    (segment,) = (archive.root / "segments").rglob("*.tar")
+    assert [name.startswith(".deleted/") for name in listed(segment)] == [True, True, False, False]
+    assert {each.sop_uid for each in archive.instances(STUDY)} == {f"{SERIES}.2", f"{SERIES}.3"}
+    assert verify(archive).ok
+    assert archive.delete_study(STUDY, who="me", reason="asked").segments_removed == 1
     assert verify(archive).ok
 
 

@@ -18,6 +18,7 @@ from models.bundle import Bundle, load_bundle
 from models.errors import BundleInvalid
 from storage import audit, index, runs
 from storage.archive import Archive
+from storage.completion import hold_revision
 from storage.database import Database
 from storage.jobs import ClaimedJob, JobQueue
 from storage.records import RunRecord, StudyRecord
@@ -75,6 +76,9 @@ class RouteHandler:
         outcomes = [self._outcome(rule, name, attributes) for rule in self._config.rule for name in rule.run]
         with self._database.begin() as connection:
             self._queue.fence(connection, job)
+            if not hold_revision(connection, study_uid, revision):
+                self._queue.complete(connection, job, "the study has moved on while it was routed")
+                return
             made = self._record(connection, study, outcomes)
             broken = "; ".join(outcome.sentence for outcome in outcomes if outcome.problem)
             if broken:

@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from storage.database import Database
 from storage.disk import Disk, translated
@@ -27,7 +27,17 @@ from storage.writer import IndexWriter
 if TYPE_CHECKING:
     from storage.deletion import DeletionReport
 
-__all__ = ["Archive", "ArchiveSettings", "EmittedObject", "IngestSession", "InstanceWriter", "Outcome", "Receipt", "Source", "StoredInstance"]
+__all__ = [
+    "Archive",
+    "ArchiveSettings",
+    "EmittedObject",
+    "IngestSession",
+    "InstanceWriter",
+    "Outcome",
+    "Receipt",
+    "Source",
+    "StoredInstance",
+]
 
 ARCHIVE_ID, SPOOL, QUARANTINE = "archive-id", "spool", "quarantine"
 SPACE_CHECK_SECONDS = 1.0
@@ -233,9 +243,9 @@ class Archive:
             rows = connection.execute(query.order_by(series.c.pk, instance.c.pk)).all()
         return sorted(map(self._stored, rows), key=lambda each: (each.series_uid, _number(each.instance_number)))
 
-    def _stored(self, row: object) -> StoredInstance:
-        name, *values = row  # type: ignore[misc]
-        return StoredInstance(*values[:6], self.root / name, *values[6:])
+    def _stored(self, row: Row[*tuple[Any, ...]]) -> StoredInstance:
+        values = dict(row._mapping)
+        return StoredInstance(path=self.root / values.pop("name"), **values)
 
     # -- upkeep ---------------------------------------------------------------------------------------------------------------------
 
@@ -290,7 +300,7 @@ class _MemberFile(io.BufferedReader):
 
     def __init__(self, file: io.FileIO, offset: int, length: int) -> None:
         self._segment = file
-        super().__init__(FilePart(file, offset, length))  # type: ignore[arg-type]
+        super().__init__(FilePart(file, offset, length))
 
     def close(self) -> None:
         super().close()

@@ -86,7 +86,20 @@ class HeaderScanner:
     values : the wanted elements of the top level seen so far, as received
     """
 
-    __slots__ = ("_big", "_implicit", "_inflater", "_inflated", "_long", "_pending", "_short", "_skip", "_stack", "_trailing", "_wanted", "values")
+    __slots__ = (
+        "_big",
+        "_implicit",
+        "_inflated",
+        "_inflater",
+        "_long",
+        "_pending",
+        "_short",
+        "_skip",
+        "_stack",
+        "_trailing",
+        "_wanted",
+        "values",
+    )
 
     def __init__(self, transfer_syntax_uid: str) -> None:
         self.values: dict[int, bytes] = {}
@@ -360,7 +373,7 @@ class Header:
                 if tag in _NAMES:
                     text = str(PersonName(value, encodings).decode())
                 else:
-                    text = decode_bytes(value, encodings, frozenset("\\\r\n\t\f"))
+                    text = decode_bytes(value, encodings, {0x5C, 0x0D, 0x0A, 0x09, 0x0C})
             except (ValueError, LookupError, TypeError, AttributeError):
                 text = value.decode("latin-1")
         # What cannot be encoded again, and NUL, has no place in a database.

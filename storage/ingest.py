@@ -1,12 +1,11 @@
 """Ingest: an instance's bytes into a segment, durable, then its row, durable, then the receipt (DESIGN, "Order of an ingest").
 
-Fragments are consumed as they come: scanned, hashed and written at their place, so memory does not grow with the instance. The study is known
-from the first of them; where it is not, they wait in a spool file. What cannot be indexed is kept in quarantine.
+Fragments are consumed as they come: scanned, hashed and written at their place, so memory does not grow with the instance. The
+study is known from the first of them; where it is not, they wait in a spool file. What cannot be indexed is kept in quarantine.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import structlog
 from storage import audit
 from storage.disk import translated
 from storage.errors import CannotUnderstand, DataSetMismatch, StorageError
-from storage.headers import DEFLATED, Header, HeaderScanner, clean_uid, is_uid
+from storage.headers import Header, HeaderScanner, clean_uid, is_uid
 from storage.members import MemberInfo, MemberLayout, fixed_records
 from storage.rows import Entry, Known, Place
 from storage.segments import SMALL, Segment
@@ -219,7 +218,7 @@ class InstanceWriter:
                 return
         if self._spool is None:
             with translated():
-                self._spool = tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY, dir=self._archive.spool)  # noqa: SIM115 closed by commit or abandon
+                self._spool = tempfile.SpooledTemporaryFile(SPOOL_IN_MEMORY, dir=str(self._archive.spool))  # noqa: SIM115 closed by commit or abandon
         with translated():
             for fragment in fragments:
                 self._spool.write(fragment)
@@ -346,7 +345,9 @@ class InstanceWriter:
         info = self._info(header, digest)
         why = quarantine_file.Why(kind, reason, known.digest if known else None)
         with translated():
-            name = self._copy_out(lambda descriptor, offset: quarantine_file.write(self._archive.root, info, why, descriptor, offset, self._length))
+            name = self._copy_out(
+                lambda descriptor, offset: quarantine_file.write(self._archive.root, info, why, descriptor, offset, self._length)
+            )
         self._undo()
         with self._archive.database.begin() as connection:
             quarantine.record(connection, info, why, name)

@@ -109,7 +109,9 @@ class MemberLayout:
 
     __slots__ = ("_fixed", "_records", "_series", "_sop", "meta", "prefix_length")
 
-    def __init__(self, fixed: bytes, series_uid: str, sop_uid: str, sop_class_uid: str, transfer_syntax_uid: str, revision: int = 1) -> None:
+    def __init__(
+        self, fixed: bytes, series_uid: str, sop_uid: str, sop_class_uid: str, transfer_syntax_uid: str, revision: int = 1
+    ) -> None:
         self._series = safe_name(series_uid)
         self._sop = safe_name(sop_uid) if revision == 1 else f"{safe_name(sop_uid)}.r{revision}"
         self._fixed = b'{"sop_uid":"%b","revision":%d,%b' % (_ascii(sop_uid), revision, fixed)

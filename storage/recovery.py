@@ -1,7 +1,8 @@
 """Bytes and index brought together, of segments that nobody holds (DESIGN, "At start").
 
-Behind the last row of a segment may stand a whole member whose row a crash prevented: it is indexed if it was received, discarded if this node
-made it. What is no whole member there is a torn write and becomes zeros. Rows whose bytes are missing or broken are damage: marked, never deleted.
+Behind the last row of a segment may stand a whole member whose row a crash prevented: it is indexed if it was received,
+discarded if this node made it. What is no whole member there is a torn write and becomes zeros. Rows whose bytes are missing or broken are
+damage: marked, never deleted.
 """
 
 from __future__ import annotations
@@ -247,7 +248,9 @@ def _zero_rest(archive: Archive, descriptor: int, start: int) -> bool:
 
 
 def _check_rows(archive: Archive, name: str, pk: int, descriptor: int, report: RecoveryReport) -> None:
-    query = select(location.c.instance_pk, location.c.member_offset, location.c.offset, location.c.length).where(location.c.segment_pk == pk)
+    query = select(location.c.instance_pk, location.c.member_offset, location.c.offset, location.c.length).where(
+        location.c.segment_pk == pk
+    )
     with archive.database.read() as connection:
         rows = connection.execute(query).all()
     size = os.fstat(descriptor).st_size

@@ -21,11 +21,28 @@ Execute = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]  # SQL with "?
 
 MIXED_PATIENTS = "instances disagree on PatientID"
 CHUNK = 200  # rows of one statement
-_INSTANCE = (
-    "sop_uid sop_class_uid study_pk series_pk transfer_syntax_uid instance_number image_type rows columns bits_allocated number_of_frames "
-    "digest length received_at association_id calling_ae called_ae origin run_key"
-).split()
-_LOCATION = "instance_pk segment_pk member_offset offset length meta_length".split()
+_INSTANCE = [
+    "sop_uid",
+    "sop_class_uid",
+    "study_pk",
+    "series_pk",
+    "transfer_syntax_uid",
+    "instance_number",
+    "image_type",
+    "rows",
+    "columns",
+    "bits_allocated",
+    "number_of_frames",
+    "digest",
+    "length",
+    "received_at",
+    "association_id",
+    "calling_ae",
+    "called_ae",
+    "origin",
+    "run_key",
+]
+_LOCATION = ["instance_pk", "segment_pk", "member_offset", "offset", "length", "meta_length"]
 
 
 @dataclass(slots=True)
@@ -85,7 +102,7 @@ class Entry:
 
 
 def insert_group(execute: Execute, entries: Sequence[Entry], *, lock: str = "") -> None:
-    """Insert the rows of `entries`, whose UIDs all differ; sets `pk`, `known` or `own` of each. `lock` is appended to a SELECT of studies."""
+    """Insert the rows of `entries`, whose UIDs all differ; sets `pk`, `known` or `own` of each. `lock` ends a SELECT of studies."""
     taken = _without_own(execute, entries)
     parents = {key: _parents(execute, group, lock) for key, group in sorted(_by(taken, _series_key).items())}
     for chunk in _chunks(taken):

@@ -1,7 +1,7 @@
 """Segments: ordinary tar files, each of one study, that grow by whole members and are sealed when the study is complete.
 
-A segment that is open for appending is held with an exclusive lock (`flock`), so one process at a time writes it. It is zero-filled ahead of
-its end, so it is a valid tar file at every moment. Idle ones wait in the process's pool for the next instance of their study.
+A segment that is open for appending is held with an exclusive lock (`flock`), so one process at a time writes it. It is zero-filled
+ahead of its end, so it is a valid tar file at every moment. Idle ones wait in the process's pool for the next instance of their study.
 """
 
 from __future__ import annotations
@@ -47,7 +47,21 @@ class Segment:
     pk : its row in the index, None until its first member's row is durable
     """
 
-    __slots__ = ("_disk", "_mark", "_size", "_step", "_unsynced_names", "append_at", "descriptor", "end", "idle_since", "name", "path", "pk", "study_uid")
+    __slots__ = (
+        "_disk",
+        "_mark",
+        "_size",
+        "_step",
+        "_unsynced_names",
+        "append_at",
+        "descriptor",
+        "end",
+        "idle_since",
+        "name",
+        "path",
+        "pk",
+        "study_uid",
+    )
 
     def __init__(self, disk: Disk, path: Path, name: str, study_uid: str, descriptor: int, *, end: int = 0, pk: int | None = None) -> None:
         self._disk = disk

@@ -111,7 +111,7 @@ class IndexWriter:
         connection = self._connection
         if self._database.dialect == "sqlite":
             connection.execute("BEGIN IMMEDIATE")
-            return lambda sql, parameters: connection.execute(sql, parameters).fetchall()  # type: ignore[no-any-return]
+            return lambda sql, parameters: connection.execute(sql, parameters).fetchall()
         connection.execute("BEGIN")
 
         def execute(sql: str, parameters: Sequence[Any]) -> Sequence[Sequence[Any]]:

@@ -100,7 +100,9 @@ def _layout(info: MemberInfo, why: Why) -> MemberLayout:
         address=info.address,
         association_id=info.association_id,
     )
-    reason = json.dumps({"quarantine": asdict(why)}, separators=(",", ":"))[1:-1].encode() + b","
+    # A malformed instance may lack UIDs that every member of a segment has.
+    lacking = {name: "" for name in ("study_uid", "series_uid", "sop_class_uid", "transfer_syntax_uid") if not getattr(info, name)}
+    reason = json.dumps({**lacking, "quarantine": asdict(why)}, separators=(",", ":"))[1:-1].encode() + b","
     return MemberLayout(fixed + reason, info.series_uid, info.sop_uid, info.sop_class_uid, info.transfer_syntax_uid)
 
 

@@ -137,6 +137,17 @@ def test_quarantine_comes_back(root: Path, database: Database, tmp_path: Path) -
     assert (held["kind"], held["reason"], held["existing_digest"], held["calling_ae"]) == ("conflict", "other content", "e" * 64, "SCANNER")
 
 
+def test_what_names_no_study_can_be_quarantined_and_comes_back(root: Path, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(b"x" * 99)
+    info = info_of("", "", "1.2.3", b"x" * 99)
+    with (tmp_path / "data").open("rb") as file:
+        name = write(root, info, Why("malformed", "names no study"), file.fileno(), 0, 99)
+    listed(root / name)
+    reindex(root, database)
+    (held,) = rows(database, schema.quarantine)
+    assert (held["kind"], held["sop_uid"], held["study_uid"]) == ("malformed", "1.2.3", "")
+
+
 def test_a_folder_that_is_no_archive_is_refused(tmp_path: Path, database: Database) -> None:
     with pytest.raises(ArchiveMismatch):
         reindex(tmp_path, database)

@@ -115,10 +115,18 @@ class Wire:
         contexts: Sequence[tuple[str, Sequence[str]]] = (),
         timeout: float = 60.0,
     ) -> None:
+        request = associate_rq(called, calling, contexts)
         self.socket = socket.create_connection((host, port), timeout=timeout)
+        try:
+            self._associate(request)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def _associate(self, request: bytes) -> None:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
-        self.socket.sendall(associate_rq(called, calling, contexts))
+        self.socket.sendall(request)
         kind, pdu = self.read_pdu()
         if kind != 2:
             raise LoadError(f"association not accepted: PDU type {kind}, {pdu[6:10].hex()}")

@@ -76,18 +76,10 @@ def send(node: Node, slices: Sequence[pydicom.Dataset]) -> str:
     return str(study)
 
 
-def settings(orthanc: Orthanc) -> str:
-    """Return what is added to the configuration: the PACS, a rule, and a short quiet period."""
-    return (
-        f'\n[[peer]]\nname = "bench-pacs"\nae_title = "ORTHANC"\nhost = "127.0.0.1"\nport = {orthanc.port}\n'
-        '\n[[rule]]\nname = "bench"\nmatch = { Modality = "MR" }\nrun = ["brain_extraction"]\ndeliver = ["bench-pacs"]\n'
-    )
-
-
-def shorter_quiet_period(text: str) -> str:
-    """Return the configuration with a quiet period of two seconds."""
-    lines = ['quiet_period = "2s"' if line.lstrip("# ").startswith("quiet_period") else line for line in text.splitlines()]
-    return "\n".join(lines) + "\n"
+def settings(text: str, orthanc: Orthanc) -> str:
+    """Return the default configuration with Orthanc as its PACS and a quiet period of two seconds."""
+    text = text.replace('ae_title = "PACS"', 'ae_title = "ORTHANC"').replace("port = 104\n", f"port = {orthanc.port}\n")
+    return text.replace('quiet_period = "60s"', 'quiet_period = "2s"')
 
 
 def story(node: Node, study: str) -> dict[str, object] | None:
@@ -153,7 +145,7 @@ def benchmark(folder: Path, runs: int) -> list[Run]:
     slices = t1_slices()
     orthanc = Orthanc()
     orthanc.start(fresh(folder / "orthanc"))
-    node = Node(lambda text: shorter_quiet_period(text) + settings(orthanc))
+    node = Node(lambda text: settings(text, orthanc))
     try:
         node.configure(fresh(folder / "overhead"))
         node.command("model", "fetch", "brain_extraction")

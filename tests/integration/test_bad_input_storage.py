@@ -134,21 +134,6 @@ def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
         refused_then_resumed(node, full())
 
 
-@pytest.mark.root
-def test_a_disk_that_becomes_read_only(tmp_path: Path) -> None:
-    with mounted(tmp_path / "small") as place, receiving(tmp_path, root=place / "archive", settings=ANY_SPACE) as node:
-
-        @contextmanager
-        def read_only() -> Iterator[None]:
-            done = subprocess.run(["mount", "-o", "remount,ro", str(place)], capture_output=True, text=True)
-            if done.returncode:
-                pytest.skip(f"remounting read-only is refused while segments are open: {done.stderr.strip()}")
-            yield
-            subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
-
-        refused_then_resumed(node, read_only())
-
-
 def test_below_the_watermark_nothing_is_written(tmp_path: Path) -> None:
     with receiving(tmp_path, settings=ArchiveSettings(min_free=1 << 60)) as node:
         status, comment, _ = store(node.port, identity())

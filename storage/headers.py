@@ -154,8 +154,10 @@ class HeaderScanner:
             raise CannotUnderstand("data set is truncated or its lengths are wrong")
 
     def _inflate(self, data: bytes | memoryview) -> None:
-        while data and not self._inflater.eof:
+        full = False  # more output may be waiting although no input is left
+        while (data or full) and not self._inflater.eof:
             piece = self._inflater.decompress(data, INFLATE_STEP)
+            full = len(piece) == INFLATE_STEP
             data = self._inflater.unconsumed_tail
             self._inflated += len(piece)
             if self._inflated > INFLATE_LIMIT:
@@ -319,16 +321,20 @@ _STRUCTS: Final = {form: struct.Struct(form) for form in ("<II", ">II", "<I2sH",
 class Header:
     """The columns of the index, from what a scanner has kept. Text stands as received, decoded, without padding."""
 
-    __slots__ = ("_big", "_encodings", "_values", "series_uid", "sop_class_uid", "sop_uid", "study_uid")
+    __slots__ = ("_big", "_encodings", "_values", "series_uid", "sop_uid", "study_uid")
 
     def __init__(self, values: Mapping[int, bytes], transfer_syntax_uid: str) -> None:
         self._values = values
         self._big = transfer_syntax_uid in BIG_ENDIAN
         self._encodings: list[str] | None = None
+        # What the scanner finds later is seen too: only the UIDs are read at once.
         self.study_uid = self._uid(STUDY, "Study Instance UID")
         self.series_uid = self._uid(SERIES, "Series Instance UID")
         self.sop_uid = self._uid(SOP_INSTANCE, "SOP Instance UID")
-        self.sop_class_uid = clean_uid(values.get(SOP_CLASS, b""))
+
+    @property
+    def sop_class_uid(self) -> str:
+        return clean_uid(self._values.get(SOP_CLASS, b""))
 
     @property
     def patient_id(self) -> str:

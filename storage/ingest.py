@@ -154,7 +154,7 @@ class InstanceWriter:
         self._spool: Any = None
         self._derived = sop_class_uid.startswith(DERIVED_CLASSES)
         self._own_devices = _Finder(self._archive.own_device_uids) if self._derived and self._archive.own_device_uids else None
-        self._ended = False
+        self._read: Header | None = None
 
     def write(self, fragments: Sequence[memoryview | bytes]) -> None:
         """Consume the next fragments of the data set; nothing of them is referred to afterwards."""
@@ -179,7 +179,6 @@ class InstanceWriter:
         StorageError
             Nothing of it stays: no space, read-only, index unavailable, or not the instance that was announced.
         """
-        self._ended = True
         try:
             return self._commit()
         except OutcomeUnknown:
@@ -195,7 +194,6 @@ class InstanceWriter:
 
     def abandon(self) -> None:
         """Forget the instance; its bytes are zeros again before their place is used."""
-        self._ended = True
         self._undo()
         self._close_spool()
 
@@ -254,7 +252,9 @@ class InstanceWriter:
     # -- the end ----------------------------------------------------------------------------------------------------------------------
 
     def _header(self) -> Header:
-        return Header(self._scanner.values, self._transfer_syntax_uid)
+        if self._read is None:
+            self._read = Header(self._scanner.values, self._transfer_syntax_uid)
+        return self._read
 
     def _commit(self) -> Receipt:
         digest = self._hasher.hexdigest()

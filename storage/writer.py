@@ -21,6 +21,7 @@ from storage.rows import Entry, insert_group
 log = structlog.get_logger()
 
 MAX_GROUP = 256
+CHECKPOINT_PAGES = 4000  # of the write-ahead log, between two copies into the index file: fewer and longer ones
 
 
 class IndexWriter:
@@ -108,6 +109,8 @@ class IndexWriter:
         if self._connection is None:
             self._connection = self._database.raw()
             self._file = self._identity()
+            if self._database.dialect == "sqlite":
+                self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection = self._connection
         if self._database.dialect == "sqlite":
             connection.execute("BEGIN IMMEDIATE")

@@ -11,7 +11,7 @@ from statistics import median
 
 from benchmarks.instances import Identity
 from benchmarks.load import Plan, run
-from benchmarks.receivers import available, await_true, cpu_seconds, file_system, fresh
+from benchmarks.receivers import available, await_idle, await_true, cpu_seconds, file_system, fresh
 from benchmarks.report import WORK, save, spread, table
 
 # (cell, kind, shape, associations, studies of an association, instances of a study)
@@ -59,6 +59,7 @@ def measure(key: str, cell: str, repetition: int, shrink: int, folder: Path) -> 
     receiver.start(fresh(folder / key))
     try:
         process = receiver.process()
+        await_idle(process)
         warm = run("127.0.0.1", receiver.port, Plan(kind, studies=1, per_study=20, called=receiver.called), associations)
         await_true(receiver.settled, "the warm-up is settled")
         before, plan = cpu_seconds(process), Plan(kind, shape, studies, per_study, receiver.called)

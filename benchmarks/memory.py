@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.instances import EXPLICIT_VR_LITTLE_ENDIAN, multi_frame
 from benchmarks.load import Plan, Wire, run, store_command
-from benchmarks.receivers import available, await_true, fresh, resident
+from benchmarks.receivers import available, await_idle, await_true, fresh, resident
 from benchmarks.report import WORK, save, table
 
 MULTI_FRAME = "1.2.840.10008.5.1.4.1.1.7.3"
@@ -43,9 +43,10 @@ def measure(key: str, size: int, folder: Path) -> dict[str, float | str]:
     receiver.start(fresh(folder / key))
     try:
         process = receiver.process()
+        await_idle(process)
         warm = run("127.0.0.1", receiver.port, Plan("ct", studies=1, per_study=20, called=receiver.called))
         await_true(receiver.settled, "the warm-up is settled")
-        time.sleep(1)
+        await_idle(process)
         idle = peak = resident(process)
         done = threading.Event()
 

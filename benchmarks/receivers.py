@@ -79,6 +79,18 @@ def cpu_seconds(process: psutil.Process) -> float:
     return total
 
 
+def await_idle(process: psutil.Process, deadline: float = 60.0) -> None:
+    """Wait until a receiver that was just started has nothing to do any more: a model that warms up, a cache that fills."""
+    last = cpu_seconds(process)
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        time.sleep(0.5)
+        now = cpu_seconds(process)
+        if now - last < 0.03:
+            return
+        last = now
+
+
 def resident(process: psutil.Process) -> int:
     """Return the resident bytes of a process and its children, shared pages counted once a process."""
     total = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from dicom_node.node import Node
 from storage import associations, completion, deliveries, header_json, runs
@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 HEADER_BATCH = 200
 SEAL_BATCH = 100
+HEADERS_QUIET = 3.0  # seconds without an instance after which header JSON is made
+HEADERS_PATIENCE = 30.0  # ... and for how long a stream of instances may put it off
 
 
 class Duties:
@@ -35,6 +37,7 @@ class Duties:
             required=list[Mapping[str, Any]](settings.required),
             expected_count=settings.expected_count,
         )
+        self._headers_wait_since: float | None = None
 
     def complete_studies(self) -> int:
         """Complete the studies that are quiet, and wake who routes them."""
@@ -60,13 +63,26 @@ class Duties:
         return associations.expire(self._node.database, now=self._node.clock())
 
     def write_headers(self) -> int:
-        """Make header JSON of what was received, in batches, after the acknowledgement and never before it."""
+        """Make header JSON of what was received, in batches; while instances stream in, it stays out of their way."""
         total = 0
-        while done := header_json.build_missing(self._node.archive, HEADER_BATCH):
+        while not self._headers_wait():
+            done = header_json.build_missing(self._node.archive, HEADER_BATCH)
             total += done
             if done < HEADER_BATCH:
                 break
         return total
+
+    def _headers_wait(self) -> bool:
+        now = self._node.clock()
+        latest = select(func.max(study.c.last_received_at)).where(study.c.state == "RECEIVING")
+        with self._node.database.read() as connection:
+            last = connection.scalar(latest)
+        if last is None or not 0 <= now - last < HEADERS_QUIET:
+            self._headers_wait_since = None
+            return False
+        if self._headers_wait_since is None:
+            self._headers_wait_since = now
+        return now - self._headers_wait_since < HEADERS_PATIENCE
 
     def seal_studies(self) -> int:
         """Seal what a completed study left open because somebody was still holding it."""

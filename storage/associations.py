@@ -1,7 +1,7 @@
 """Open associations as leased rows: what tells completion that somebody is still sending.
 
 A process renews the leases of all its associations with one statement; an association whose process died counts as closed when its
-lease has run out.
+lease has run out. These rows need no sync of their own: the instances that refer to them are committed after them, and durably.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def open_association(
     """Record that an association was accepted. Its row must exist before its first instance is committed."""
     at = time.time() if now is None else now
     values = {"id": association_id, "process": process, "calling_ae": calling_ae, "called_ae": called_ae, "address": address}
-    with database.begin() as connection:
+    with database.begin(durable=False) as connection:
         connection.execute(insert(association).values(**values, opened_at=at, lease_until=at + lease_s))
 
 
@@ -48,7 +48,7 @@ def touch(
         How many associations of the process are open.
     """
     at = time.time() if now is None else now
-    with database.begin() as connection:
+    with database.begin(durable=False) as connection:
         renewal = update(association).where(association.c.process == process, association.c.closed_at.is_(None))
         if among is not None:
             renewal = renewal.where(association.c.id.in_(list(among)))
@@ -61,7 +61,7 @@ def close(database: Database, association_id: str, ended: str, stored: int, *, n
     An association that had already counted as lost is corrected.
     """
     at = time.time() if now is None else now
-    with database.begin() as connection:
+    with database.begin(durable=False) as connection:
         row = update(association).where(association.c.id == association_id)
         connection.execute(row.values(closed_at=at, ended=ended, stored=stored))
 
@@ -69,7 +69,7 @@ def close(database: Database, association_id: str, ended: str, stored: int, *, n
 def expire(database: Database, *, now: float | None = None) -> int:
     """Close, as ``lost``, every association whose lease has run out; the number of them."""
     at = time.time() if now is None else now
-    with database.begin() as connection:
+    with database.begin(durable=False) as connection:
         dead = update(association).where(association.c.closed_at.is_(None), association.c.lease_until <= at)
         return connection.execute(dead.values(closed_at=at, ended="lost")).rowcount
 

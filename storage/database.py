@@ -55,24 +55,28 @@ class Database:
 
     dialect: str
 
-    def __init__(self, url: URL, engine: Engine, reader: Engine) -> None:
+    def __init__(self, url: URL, engine: Engine, reader: Engine, relaxed: Engine | None = None) -> None:
         self.url = url
         self.engine = engine
         self._reader = reader
+        self._relaxed = relaxed or engine
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self, *, durable: bool = True) -> Iterator[Connection]:
         """Run a write transaction: committed at the end of the block, rolled back when it raises.
 
         On SQLite it starts with BEGIN IMMEDIATE after a bounded wait for other writers. Don't nest it: two write transactions of one
-        thread would wait for each other.
+        thread would wait for each other. One that is not `durable` is synced with the next that is, whoever commits that: both
+        databases keep transactions in order, so nothing durable can stand on a transaction that was lost.
 
         Raises
         ------
         IndexUnavailable
             The database cannot be reached, is locked beyond the bound, read-only or full. Nothing was written.
         """
-        with translated(), self.engine.begin() as connection:
+        with translated(), (self.engine if durable else self._relaxed).begin() as connection:
+            if not durable and self.dialect == "postgresql":
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             yield connection
 
     @contextmanager
@@ -116,6 +120,7 @@ class Database:
     def close(self) -> None:
         """Close the pooled connections; the next transaction would open new ones."""
         self.engine.dispose()
+        self._relaxed.dispose()
         self._reader.dispose()
 
 
@@ -137,7 +142,8 @@ class _Sqlite(Database):
                 os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds patients' names; -wal and -shm take its mode
             except OSError as error:
                 raise IndexUnavailable(f"index file cannot be made: {error.strerror}") from error
-        super().__init__(url, self._engine("IMMEDIATE"), self._engine("DEFERRED", "PRAGMA query_only = ON"))
+        relaxed = self._engine("IMMEDIATE", "PRAGMA synchronous = NORMAL")
+        super().__init__(url, self._engine("IMMEDIATE"), self._engine("DEFERRED", "PRAGMA query_only = ON"), relaxed)
 
     def _engine(self, begin: str, *pragmas: str) -> Engine:
         engine = create_engine(

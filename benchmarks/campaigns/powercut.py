@@ -66,11 +66,17 @@ class Disk:
 
     def remount(self) -> None:
         """Bring the power back: the journal is replayed."""
-        await_true(self._unmounted, "the file system is free", 30, 0.1)
-        self.mount()
+        await_true(self._back, "the file system is free and mounted anew", 120, 0.2)
 
-    def _unmounted(self) -> bool:
-        return subprocess.run(["umount", str(self.mount_point)], capture_output=True, timeout=60).returncode == 0
+    def _back(self) -> bool:
+        if subprocess.run(["umount", str(self.mount_point)], capture_output=True, timeout=60).returncode:
+            return False
+        self.mount()
+        try:
+            (self.mount_point / "probe").touch()
+        except OSError:  # another mount namespace still holds the one that was shut down
+            return False
+        return True
 
     def remove(self) -> None:
         subprocess.run(["umount", str(self.mount_point)], capture_output=True, timeout=60)

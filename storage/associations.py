@@ -7,9 +7,10 @@ lease has run out. These rows need no sync of their own: the instances that refe
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, insert, update
+from sqlalchemy import ColumnElement, and_, bindparam, insert, update
 
 from storage.database import Database
 from storage.schema import association
@@ -64,6 +65,25 @@ def close(database: Database, association_id: str, ended: str, stored: int, *, n
     with database.begin(durable=False) as connection:
         row = update(association).where(association.c.id == association_id)
         connection.execute(row.values(closed_at=at, ended=ended, stored=stored))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an association ended, and when."""
+
+    association_id: str
+    ended: str
+    stored: int
+    at: float
+
+
+def close_all(database: Database, ended: Sequence[Ended]) -> None:
+    """Record the end of many associations in one transaction; those that stored nothing have no row, and need none."""
+    change = update(association).where(association.c.id == bindparam("key"))
+    change = change.values(closed_at=bindparam("at"), ended=bindparam("how"), stored=bindparam("count"))
+    if ended:
+        with database.begin() as connection:
+            connection.execute(change, [{"key": one.association_id, "at": one.at, "how": one.ended, "count": one.stored} for one in ended])
 
 
 def expire(database: Database, *, now: float | None = None) -> int:

@@ -20,7 +20,7 @@ from storage.disk import translated
 from storage.errors import CannotUnderstand, DataSetMismatch, StorageError
 from storage.headers import Header, HeaderScanner, clean_uid, is_uid
 from storage.members import MemberInfo, MemberLayout, fixed_records
-from storage.rows import Entry, Known, Place
+from storage.rows import Entry, Known, Opening, Place
 from storage.segments import SMALL, Segment
 from storage.writer import OutcomeUnknown
 
@@ -49,13 +49,21 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Source:
-    """Where instances come from. `association_id` is the id of an open row of `association`, if there is one."""
+    """Where instances come from.
+
+    Attributes
+    ----------
+    association_id : its row in `association` is made with the first instance where `lease` (seconds) says so, else it is there already
+    process : who renews the lease
+    """
 
     association_id: str | None
     calling_ae: str
     called_ae: str
     address: str
     origin: str = "received"  # received | imported
+    process: str = ""
+    lease: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,8 @@ class IngestSession:
         self.source = source
         self._segment: Segment | None = None
         self._fixed: dict[tuple[str, str, str, str], bytes] = {}
+        self._announced = source.association_id is None or not source.lease
+        self._opened_at = archive.clock()
 
     def begin(self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> InstanceWriter:
         """Start an instance.
@@ -113,6 +123,19 @@ class IngestSession:
             self.close()
         self._segment = segment = self.archive.pool.borrow(study_uid)
         return segment
+
+    def opening(self) -> Opening | None:
+        """The association's row, until an instance took it along."""
+        if self._announced:
+            return None
+        source = self.source
+        assert source.association_id is not None
+        names = (source.process, source.calling_ae, source.called_ae, source.address)
+        return Opening(source.association_id, *names, self._opened_at, self.archive.clock() + source.lease)
+
+    def announced(self) -> None:
+        """The association's row is durable."""
+        self._announced = True
 
     def lay_out(self, header: Header, sop_class_uid: str, transfer_syntax_uid: str) -> MemberLayout:
         """The member headers of an instance of this session."""
@@ -296,12 +319,14 @@ class InstanceWriter:
             calling_ae=source.calling_ae,
             called_ae=source.called_ae,
             may_be_own=self._derived,
+            opening=self._session.opening(),
         )
         self._archive.writer.submit(entry)
         if entry.own:
             return self._own_result(header, digest)
         if entry.known is not None:
             return self._met(entry.known, header, digest)
+        self._session.announced()
         segment.pk = entry.segment_pk
         segment.advance(start + layout.prefix_length + length)
         return Receipt(Outcome.STORED, header.study_uid, header.series_uid, header.sop_uid, digest)

@@ -7,7 +7,7 @@ results uses them inside its own transaction.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +15,7 @@ from sqlalchemy import Table
 
 from storage.headers import Header
 from storage.matching import fold_name
-from storage.schema import association_study, instance, location, patient, segment, series, study
+from storage.schema import association, association_study, instance, location, patient, segment, series, study
 
 Execute = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]  # SQL with "?" for its parameters > rows
 
@@ -69,12 +69,26 @@ class Known:
     study_uid: str
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The row of an association, made with its first instance: no commit of its own."""
+
+    id: str
+    process: str
+    calling_ae: str
+    called_ae: str
+    address: str
+    opened_at: float
+    lease_until: float
+
+
 @dataclass(slots=True)
 class Entry:
     """One instance on its way into the index, and what became of it.
 
     Attributes
     ----------
+    opening : the association whose first instance it is
     pk : the row it got; None where `known` or `own` says why not
     known : the instance that bears its UID already
     own : the UID is one that this node made
@@ -93,6 +107,7 @@ class Entry:
     called_ae: str = ""
     run_key: str | None = None
     may_be_own: bool = False
+    opening: Opening | None = None
     pk: int | None = None
     known: Known | None = None
     own: bool = False
@@ -248,6 +263,9 @@ def _imported(count: int, at: float) -> tuple[str, tuple[Any, ...]]:
 
 
 def _touch_associations(execute: Execute, entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        if entry.opening is not None:
+            _insert_row(execute, association, asdict(entry.opening))
     sending = {(entry.association_id, entry.header.study_uid): entry.received_at for entry in entries if entry.association_id}
     for (association_id, study_uid), at in sorted(sending.items()):
         execute(

@@ -6,6 +6,7 @@ In a test: ``with receiving(folder) as node``. As a process of its own: ``python
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import func, select
 
 from dicom_node.dimse.admission import PeerAdmission, Unknown
@@ -123,6 +125,7 @@ def receiving(
 def main() -> None:
     """Receive until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with receiving(Path(sys.argv[1]), port=int(sys.argv[2]) if len(sys.argv) > 2 else 0) as node:
         print(node.port, flush=True)
         signal.sigwait([signal.SIGTERM])

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.instances import template
 from benchmarks.load import Plan, Wire
+from benchmarks.receivers import await_true
 
 SENDERS, SILENT = 64, 1000
 pytestmark = [pytest.mark.xdist_group("timing")]
@@ -24,12 +25,15 @@ pytestmark = [pytest.mark.xdist_group("timing")]
 @pytest.fixture
 def port(tmp_path: Path) -> Iterator[int]:
     """A receiver in a process of its own, so that its descriptors are its own."""
-    with subprocess.Popen([sys.executable, "-m", "tests.receiving", str(tmp_path)], stdout=subprocess.PIPE, text=True) as receiver:
-        assert receiver.stdout is not None
-        try:
-            yield int(receiver.stdout.readline())
-        finally:
-            receiver.terminate()
+    log = tmp_path / "log"
+    with log.open("w", encoding="utf-8") as out:
+        receiver = subprocess.Popen([sys.executable, "-m", "tests.receiving", str(tmp_path)], stdout=out)
+    try:
+        await_true(lambda: log.read_text(encoding="utf-8").partition("\n")[0].isdigit(), "the receiver tells its port")
+        yield int(log.read_text(encoding="utf-8").partition("\n")[0])
+    finally:
+        receiver.terminate()
+        receiver.wait(30)
 
 
 @pytest.fixture

@@ -137,6 +137,7 @@ class _Program:
     def kill(self) -> None:
         """End the program and its children at once, as a crash would."""
         assert self._child is not None
+        self.process().suspend()  # so that it starts no child again while its children die
         victims = [*self.process().children(recursive=True), self.process()]
         for victim in reversed(victims):
             try:

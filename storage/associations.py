@@ -82,7 +82,7 @@ def close_all(database: Database, ended: Sequence[Ended]) -> None:
     change = update(association).where(association.c.id == bindparam("key"))
     change = change.values(closed_at=bindparam("at"), ended=bindparam("how"), stored=bindparam("count"))
     if ended:
-        with database.begin() as connection:
+        with database.begin(durable=False) as connection:
             connection.execute(change, [{"key": one.association_id, "at": one.at, "how": one.ended, "count": one.stored} for one in ended])
 
 

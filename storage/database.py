@@ -208,12 +208,12 @@ class _Sqlite(Database):
 
     def raw(self) -> sqlite3.Connection:
         with translated():
-            connection = self._connect()
+            connection = self._connect("PRAGMA busy_timeout = 0")  # begin_raw waits by itself; once it has begun nothing is busy
             connection.file = self._identity()
             return connection
 
     def begin_raw(self, raw: sqlite3.Connection) -> None:
-        _begin_immediate(raw, self._busy_seconds)
+        _poll_begin(raw, self._busy_seconds)
 
     def is_current(self, raw: _RawConnection) -> bool:
         try:
@@ -281,19 +281,23 @@ class _Postgresql(Database):
 
 
 def _begin_immediate(connection: sqlite3.Connection, bound: float) -> None:
-    deadline = time.monotonic() + bound
     connection.execute("PRAGMA busy_timeout = 0").close()
     try:
-        while True:
-            try:
-                connection.execute("BEGIN IMMEDIATE").close()
-                return
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() >= deadline:
-                    raise
-            time.sleep(random.uniform(*_PAUSE))
+        _poll_begin(connection, bound)
     finally:
         connection.execute(f"PRAGMA busy_timeout = {int(bound * 1000)}").close()
+
+
+def _poll_begin(connection: sqlite3.Connection, bound: float) -> None:
+    deadline = time.monotonic() + bound
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE").close()
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(*_PAUSE))
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
@@ -321,6 +325,12 @@ def translated() -> Iterator[None]:
         raise IndexUnavailable(reason) from error
     except (DisconnectionError, PendingRollbackError) as error:
         raise IndexUnavailable("connection to the index was lost") from error
+    except Exception as error:
+        # A raw PostgreSQL connection raises the driver's own errors; the driver is optional, so its classes are not named.
+        reason = _why_unavailable(error) if type(error).__module__.startswith("psycopg") else None
+        if reason is None:
+            raise
+        raise IndexUnavailable(reason) from error
 
 
 _SQLITE_REASONS = {

@@ -6,7 +6,6 @@ and makes it durable; those whose instance went with it find it done. With a sin
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from storage.database import Database
+from storage.database import Database, translated
 from storage.errors import IndexUnavailable
 from storage.rows import Entry, insert_group
 
@@ -35,7 +34,6 @@ class IndexWriter:
         self._queue: deque[Entry] = deque()
         self._lead = threading.Lock()
         self._connection: Any = None
-        self._file: tuple[int, int] | None = None
         self._lock_clause = " FOR UPDATE OF study" if database.dialect == "postgresql" else ""
 
     def submit(self, entry: Entry) -> None:
@@ -87,54 +85,37 @@ class IndexWriter:
     def _transact(self, group: Sequence[Entry]) -> None:
         committing = False
         try:
-            execute = self._begin()
-            insert_group(execute, group, lock=self._lock_clause)
-            committing = True
-            execute("COMMIT", ())
+            with translated():
+                execute = self._begin()
+                insert_group(execute, group, lock=self._lock_clause)
+                committing = True
+                execute("COMMIT", ())
         except BaseException as error:
             for entry in group:
                 entry.pk = entry.known = entry.segment_pk = None
                 entry.own = False
-            reason = _why_unavailable(error)
-            self._rollback(keep=reason is None and not committing)
+            self._rollback(keep=not committing and not isinstance(error, IndexUnavailable))
             if committing:
                 raise OutcomeUnknown("index did not say whether it committed") from error
-            if reason is not None:
-                raise IndexUnavailable(reason) from error
             raise
 
     def _begin(self) -> Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]:
-        if self._connection is not None and self._replaced():
+        if self._connection is not None and not self._database.is_current(self._connection):
             self._disconnect()
         if self._connection is None:
             self._connection = self._database.raw()
-            self._file = self._identity()
             if self._database.dialect == "sqlite":
                 self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection = self._connection
+        self._database.begin_raw(connection)
         if self._database.dialect == "sqlite":
-            connection.execute("BEGIN IMMEDIATE")
             return lambda sql, parameters: connection.execute(sql, parameters).fetchall()
-        connection.execute("BEGIN")
 
         def execute(sql: str, parameters: Sequence[Any]) -> Sequence[Sequence[Any]]:
             cursor = connection.execute(sql.replace("?", "%s"), parameters)
             return cursor.fetchall() if cursor.description else ()
 
         return execute
-
-    def _identity(self) -> tuple[int, int] | None:
-        path = getattr(self._database, "path", None)
-        if path is None:
-            return None
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise IndexUnavailable("index file is gone") from error
-        return status.st_dev, status.st_ino
-
-    def _replaced(self) -> bool:
-        return self._identity() != self._file
 
     def _rollback(self, *, keep: bool) -> None:
         if keep and self._connection is not None:
@@ -157,10 +138,3 @@ class IndexWriter:
 class OutcomeUnknown(IndexUnavailable):
     """The connection broke in the middle of a commit: the rows may be there. The bytes must stay until that is known."""
 
-
-def _why_unavailable(error: BaseException) -> str | None:
-    from storage import database
-
-    if isinstance(error, IndexUnavailable):
-        return str(error)
-    return database._why_unavailable(error)

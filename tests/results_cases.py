@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom import DataElement, Dataset, config, dcmread
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from dicom_node.results import EncodedObject, ResultContext
+from dicom_node.results.context import EncodedObject, ResultContext
 from dicom_node.results.files import part10
 from dicom_node.results.uids import derived_uid, device_uid
 from models.findings import Classification, Code, Measurement, ModelIdentity, Prediction, Segment, Timings

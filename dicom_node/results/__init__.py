@@ -13,8 +13,3 @@
 
 Nothing here reads a clock, a random number or the network: the same run gives the same bytes.
 """
-
-from .context import EncodedObject, Outcome, ResultContext
-from .encode import encode, nothing_run
-
-__all__ = ["EncodedObject", "Outcome", "ResultContext", "encode", "nothing_run"]

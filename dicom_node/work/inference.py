@@ -99,7 +99,7 @@ class Runner:
             return Answer(Outcome.FAILED, str(error), type(error).__name__)
 
     def _run(self, request: Request) -> Answer:
-        from dicom_node.results import encode
+        from dicom_node.results.encode import encode
         from dicom_node.results.readback import verify
         from models.volume import read_volume
 
@@ -184,7 +184,7 @@ def negative_report(bundle_root: str, images: Sequence[Opener], context: ResultC
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
-    from dicom_node.results import encode, nothing_run
+    from dicom_node.results.encode import encode, nothing_run
     from models.bundle import load_bundle
     from models.findings import ModelIdentity
 

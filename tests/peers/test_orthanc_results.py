@@ -10,7 +10,8 @@ import pytest
 from pydicom import dcmread
 
 from dicom_node.dimse.scu import StoreItem, StoreResult, associate
-from dicom_node.results import EncodedObject, encode
+from dicom_node.results.context import EncodedObject
+from dicom_node.results.encode import encode
 from dicom_node.results.files import part10
 from tests.peers.orthanc import Orthanc
 from tests.results_cases import STUDY, context, headers, of_kind, prediction, read

@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
-from dicom_node.results import EncodedObject, Outcome, encode, nothing_run
 from dicom_node.results.attributes import copied
 from dicom_node.results.charset import policy_for
+from dicom_node.results.context import EncodedObject, Outcome
+from dicom_node.results.encode import encode, nothing_run
 from dicom_node.results.readback import verify
 from models.findings import Prediction
 from tests.peers.tools import iod_errors, output, study_complaints, template_errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydicom import Dataset
 
-from dicom_node.results import encode
+from dicom_node.results.encode import encode
 from tests.results_cases import STUDY, context, headers, of_kind, prediction, read
 
 

@@ -11,8 +11,9 @@ from pydicom import Dataset, dcmread
 from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_data_element
 
-from dicom_node.results import EncodedObject, encode
 from dicom_node.results.charset import decode, text_element
+from dicom_node.results.context import EncodedObject
+from dicom_node.results.encode import encode
 from tests.results_cases import MODEL, context, headers, prediction, read, segment
 
 # Specific Character Set, the bytes of a name in it, and the name.

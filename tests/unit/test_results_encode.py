@@ -10,7 +10,9 @@ from datetime import timedelta, timezone
 import pytest
 from pydicom import Dataset
 
-from dicom_node.results import Outcome, encode, nothing_run, uids
+from dicom_node.results import uids
+from dicom_node.results.context import Outcome
+from dicom_node.results.encode import encode, nothing_run
 from tests.results_cases import MODEL, SERIES, STUDY, context, headers, prediction, read, segment
 
 

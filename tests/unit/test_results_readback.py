@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dicom_node.results import encode
+from dicom_node.results.encode import encode
 from dicom_node.results.readback import ReadbackMismatch, verify
 from models.findings import Prediction
 from tests.results_cases import context, ellipsoid, headers, prediction, segment, volume

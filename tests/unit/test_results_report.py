@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from dicom_node.results import Outcome, encode, nothing_run, uids
+from dicom_node.results import uids
+from dicom_node.results.context import Outcome
+from dicom_node.results.encode import encode, nothing_run
 from dicom_node.results.readback import ReadbackMismatch, verify
 from tests.results_cases import (
     MODEL,

@@ -10,7 +10,7 @@ import pytest
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom import Dataset
 
-from dicom_node.results import encode
+from dicom_node.results.encode import encode
 from dicom_node.results.readback import verify
 from models.findings import Segment
 from tests.results_cases import MODEL, SERIES, context, ellipsoid, enhanced, headers, of_kind, prediction, read, segment

@@ -121,6 +121,7 @@ class ExecutorTable(Table):
     threads: Annotated[int, Field(ge=1)] | None = None
     deadline: Duration = 1800.0
     attempts: Annotated[int, Field(ge=1)] = 3
+    backoff: Duration = 5.0
 
     @model_validator(mode="before")
     @classmethod

@@ -19,7 +19,7 @@ from dicom_node.clock import Clock
 from dicom_node.config import Config
 from dicom_node.errors import ConfigurationError
 from storage import associations
-from storage.archive import Archive, ArchiveSettings, Source
+from storage.archive import Archive, ArchiveSettings, IngestSession, Source
 from storage.database import Database, open_database
 from storage.errors import IndexUnavailable
 from storage.jobs import Backoff, JobQueue
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 ASSOCIATION_LEASE = 30.0
+ENDS_GATHERED = 0.1
+MAX_ENDS_KEPT = 10_000
 
 
 def prepare(config: Config) -> None:
@@ -133,44 +135,86 @@ def own_device_uids(config: Config, database: Database, archive_id: str) -> set[
 
 
 class LeasedAssociations:
-    """Association hooks: a row per association that stores, kept alive by one heartbeat for all of them."""
+    """Association hooks: a row per association that stores, kept alive by one heartbeat for all of them.
+
+    The row is made with the first instance, in its transaction; ends are recorded many at a time, shortly after.
+    """
 
     def __init__(self, node: Node, *, lease: float = ASSOCIATION_LEASE) -> None:
         self._node = node
         self._lease = lease
+        self._open: set[str] = set()
+        self._ended: list[associations.Ended] = []
+        self._lock = threading.Lock()
+        self._some_ended = threading.Event()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="association-heartbeat", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._beat, name="association-heartbeat", daemon=True),
+            threading.Thread(target=self._record_ends, name="association-ends", daemon=True),
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         self._done.set()
-        self._thread.join()
+        self._some_ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def session(self, context: AssociationContext) -> IngestSession:
+        """The association's way into the archive."""
+        source = Source(
+            association_id=context.id,
+            calling_ae=context.calling_ae,
+            called_ae=context.called_ae,
+            address=context.address,
+            process=self._node.process,
+            lease=self._lease,
+        )
+        return self._node.archive.session(source)
 
     def opened(self, context: AssociationContext) -> None:
-        associations.open_association(
-            self._node.database,
-            context.id,
-            self._node.process,
-            context.calling_ae,
-            context.called_ae,
-            context.address,
-            self._lease,
-            now=self._node.clock(),
-        )
+        with self._lock:
+            self._open.add(context.id)
 
     def closed(self, context: AssociationContext, ended: str) -> None:
+        end = associations.Ended(context.id, ended, context.stored, self._node.clock())
+        with self._lock:
+            self._open.discard(context.id)
+            self._ended.append(end)
+        if self._threads[1].is_alive():
+            self._some_ended.set()
+        else:
+            self._flush()
+
+    def _record_ends(self) -> None:
+        while not self._done.is_set():
+            self._some_ended.wait()
+            self._done.wait(ENDS_GATHERED)  # a sender with an association for each image ends hundreds a second
+            self._some_ended.clear()
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        with self._lock:
+            ended, self._ended = self._ended, []
         try:
-            associations.close(self._node.database, context.id, ended, context.stored, now=self._node.clock())
-        except IndexUnavailable as error:  # its lease runs out instead
-            log.warning("association.not_closed", association=context.id, why=str(error))
+            associations.close_all(self._node.database, ended)
+        except IndexUnavailable as error:
+            log.warning("association.not_closed", count=len(ended), why=str(error))
+            with self._lock:  # once more with the next; at the latest their leases run out
+                self._ended = (ended + self._ended)[-MAX_ENDS_KEPT:]
 
     def _beat(self) -> None:
         while not self._done.wait(self._lease / 3):
             self._node.archive.tend()
+            self._some_ended.set()
+            with self._lock:
+                held = list(self._open)
             try:
-                associations.touch(self._node.database, self._node.process, self._lease, now=self._node.clock())
+                associations.touch(self._node.database, self._node.process, self._lease, now=self._node.clock(), among=held)
             except IndexUnavailable as error:
                 log.warning("association.heartbeat_missed", why=str(error))
 
@@ -203,7 +247,7 @@ def build_server(node: Node, hooks: LeasedAssociations) -> Server:
         tls_context=_tls_context(config),
     )
     conflict = CONFLICT if config.archive.conflict == "refuse" else COERCION_OF_DATA_ELEMENTS
-    store = StoreService(lambda context: node.archive.session(_source(context)), conflict_status=conflict)
+    store = StoreService(hooks.session, conflict_status=conflict)
     services: dict[str, Service] = dict.fromkeys((*storage_classes(), *limits.extra_sop_classes), store)
     services[VERIFICATION] = EchoService()
     peers = [KnownPeer(peer.name, peer.ae_title, peer.addresses, peer.may_store) for peer in config.peer]
@@ -211,16 +255,6 @@ def build_server(node: Node, hooks: LeasedAssociations) -> Server:
         [config.node.ae_title], peers, check_called=limits.check_called_ae_title, unknown=Unknown(limits.unknown_peers)
     )
     return Server(settings, services, admission, hooks, clock=node.clock)
-
-
-def _source(context: AssociationContext) -> Source:
-    return Source(
-        association_id=context.id,
-        calling_ae=context.calling_ae,
-        called_ae=context.called_ae,
-        address=context.address,
-        origin="received",
-    )
 
 
 def _tls_context(config: Config) -> Callable[[], Any] | None:
@@ -275,7 +309,7 @@ def build_inference_worker(node: Node, executor: Executor) -> Worker:
     from dicom_node.work.infer import InferHandler
     from dicom_node.work.worker import Worker
 
-    queue = node.queue()
+    queue = node.queue(backoff=Backoff(base=node.config.executor.backoff))
     handler = InferHandler(
         node.config, node.database, node.archive, queue, executor, archive_id=node.archive_id, clock=node.clock, ring=node.ring
     )

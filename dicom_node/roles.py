@@ -105,6 +105,8 @@ def io_worker(config: Config, ready: Ready = announce) -> None:
             worker.stop()
         for thread in threads:
             thread.join()
+        for worker in workers:
+            worker.close()
 
 
 def inference_worker(config: Config, device: str, ready: Ready = announce) -> None:
@@ -120,6 +122,7 @@ def inference_worker(config: Config, device: str, ready: Ready = announce) -> No
         await_stop(stop)
         worker.stop()
         thread.join()
+        worker.close()
         executor.close()
 
 

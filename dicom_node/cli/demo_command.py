@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         example="dicom-node demo --folder /tmp/demo --keep",
     )
     demo.add_argument(
-        "--folder", type=Path, default=Path("demo-output"), metavar="DIR", help="where everything goes (default: demo-output)"
+        "--folder", type=Path, default=Path("demo-data"), metavar="DIR", help="where everything goes (default: demo-data)"
     )
     demo.add_argument("--input", type=Path, metavar="DIR", help="send these DICOM files instead of the MNI152 head")
     demo.add_argument("--keep", action="store_true", help="leave both nodes running until Ctrl-C")

@@ -7,7 +7,6 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection
-from storage.archive import Archive, EmittedObject
 
 import dicom_node
 from dicom_node.clock import Clock
@@ -20,8 +19,9 @@ from dicom_node.work.inference import Answer, FilePart, Request, negative_report
 from models.bundle import Bundle, load_bundle
 from models.errors import BundleInvalid
 from storage import audit, deliveries, runs
+from storage.archive import Archive, EmittedObject
 from storage.database import Database
-from storage.errors import Damaged, IndexUnavailable, NoSpace, NotFound, ReadOnly
+from storage.errors import Damaged, IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly
 from storage.jobs import ClaimedJob, JobQueue
 from storage.records import RunRecord
 
@@ -72,6 +72,9 @@ class InferHandler:
             raise Released("the run was ended before its time")
         try:
             self._settle(job, run, answer)
+        except QuarantineConflict as error:
+            self._already_there(job, run, str(error))
+            return
         except (NoSpace, ReadOnly, IndexUnavailable) as error:
             raise TryAgain(f"the result cannot be stored: {error}", delay=_DISK_WAIT, counted=False) from error
         for peer in run.deliver_to:
@@ -84,6 +87,16 @@ class InferHandler:
             if run is None:
                 self._queue.complete(connection, job, "the run had ended already")
             return run
+
+    def _already_there(self, job: ClaimedJob, run: RunRecord, why: str) -> None:
+        """The archive holds the run's objects: another worker, that has the job now or had it before, was quicker."""
+        with self._database.begin() as connection:
+            self._queue.fence(connection, job)
+            if runs.get_run(connection, run.pk).state in runs.WAITING:
+                runs.fail_run(connection, run.pk, why, now=self._clock())
+                self._queue.fail(job, why, connection=connection)
+            else:
+                self._queue.complete(connection, job, "the result was there already")
 
     # --- what the model gets
 

@@ -40,6 +40,7 @@ class Bell(Protocol):
 
     def wait(self, seconds: float) -> bool: ...
     def ring(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class SilentBell:
@@ -56,6 +57,9 @@ class SilentBell:
     def ring(self) -> None:
         self._rung.set()
 
+    def close(self) -> None:
+        return None
+
 
 class Worker:
     """Claims jobs of some queues, one at a time, until stopped.
@@ -68,8 +72,6 @@ class Worker:
         By kind of job.
     name
         Who holds a lease, in the job's history.
-    on_failed
-        Told of a job that has failed for good, after the fact.
     """
 
     def __init__(
@@ -100,6 +102,10 @@ class Worker:
         job = self._current
         if job is not None:
             self._cancel(job)
+
+    def close(self) -> None:
+        """Give up the bell, once :meth:`run` has ended."""
+        self._bell.close()
 
     def run(self) -> None:
         """Work until :meth:`stop`. An index that is away is waited for."""

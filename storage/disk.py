@@ -127,6 +127,11 @@ class Disk:
             finally:
                 os.close(descriptor)
 
+    def rename(self, source: Path, target: Path) -> None:
+        """Give a file another name in its directory, over whatever bears it; durable once the directory is synced."""
+        with translated():
+            source.replace(target)
+
     def unlink(self, path: Path) -> None:
         with translated():
             path.unlink(missing_ok=True)

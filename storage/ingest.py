@@ -369,9 +369,10 @@ class InstanceWriter:
 
         info = self._info(header, digest)
         why = quarantine_file.Why(kind, reason, known.digest if known else None)
+        disk, root = self._archive.disk, self._archive.root
         with translated():
             name = self._copy_out(
-                lambda descriptor, offset: quarantine_file.write(self._archive.root, info, why, descriptor, offset, self._length)
+                lambda descriptor, offset: quarantine_file.write(disk, root, info, why, descriptor, offset, self._length)
             )
         self._undo()
         with self._archive.database.begin() as connection:

@@ -7,7 +7,6 @@ new revision of the instance and keeps the old bytes; discarding removes the fil
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 BATCH = 500
+PARTIAL_SECONDS = 24 * 3600.0
 HELD, ACCEPTED, DISCARDED = "HELD", "ACCEPTED", "DISCARDED"
 CONFLICT, MALFORMED = "conflict", "malformed"
 
@@ -163,15 +163,23 @@ def remove_resolved(archive: Archive, names: Sequence[str] | None = None) -> int
     if names is None:
         names = [f"{quarantine_file.FOLDER}/{path.name}" for path in (archive.root / quarantine_file.FOLDER).glob("*.tar")]
         _hold_unknown(archive, names)
+        _remove_partial(archive)
     removed = 0
     for start in range(0, len(names), BATCH):
         states = _states(archive, names[start : start + BATCH])
         held = {name for name, state in states if state == HELD}
         for name in {name for name, _ in states} - held:
-            with suppress(FileNotFoundError):
-                os.unlink(archive.root / name)
+            if (archive.root / name).exists():
+                archive.disk.unlink(archive.root / name)
                 removed += 1
     return removed
+
+
+def _remove_partial(archive: Archive) -> None:
+    for path in quarantine_file.partial_files(archive.root):
+        with suppress(FileNotFoundError):
+            if archive.clock() - path.stat().st_mtime > PARTIAL_SECONDS:  # another process may be writing a younger one
+                archive.disk.unlink(path)
 
 
 def _states(archive: Archive, names: Sequence[str]) -> list[tuple[str, str]]:

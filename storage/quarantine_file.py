@@ -13,12 +13,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from storage.copying import copy_range, sync_directory
-from storage.errors import Damaged
+from storage.disk import Disk, translated
+from storage.errors import Damaged, StorageError
 from storage.members import BLOCK, BrokenMember, Member, MemberInfo, MemberLayout, fixed_records, read_member
 
 FOLDER = "quarantine"
+PARTIAL = ".partial-"
 TAR_END = bytes(2 * BLOCK)
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,36 +37,53 @@ def name_of(digest: str) -> str:
     return f"{FOLDER}/{digest}.tar"
 
 
-def write(root: Path, info: MemberInfo, why: Why, source: int, offset: int, length: int) -> str:
+def write(disk: Disk, root: Path, info: MemberInfo, why: Why, source: int, offset: int, length: int) -> str:
     """Copy `length` bytes of data set at `offset` of descriptor `source` into quarantine, durably; return the file's name.
 
-    The same bytes twice are one file.
+    The same bytes twice are one file. Whatever fails leaves no file.
     """
     name = name_of(info.digest)
     target = root / name
     if target.exists():
         return name
-    layout = _layout(info, why)
-    partial = target.with_name(f".{uuid.uuid4().hex}")
-    _make_folder(root)
+    if disk.make_directory(root / FOLDER):
+        disk.sync_directory(root)
+    partial = target.with_name(f"{PARTIAL}{uuid.uuid4().hex}")
+    descriptor = disk.create(partial)
     try:
-        with partial.open("xb") as file:
-            size = len(layout.meta) + length
-            file.write(layout.headers(digest=info.digest, received_at=info.received_at, length=size) + layout.meta)
-            file.flush()
-            if copy_range(source, offset, length, file.fileno()) != length:
-                raise Damaged("the bytes to quarantine end too early")
-            file.seek(0, os.SEEK_END)
-            file.write(bytes(-size % BLOCK) + TAR_END)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-        sync_directory(target.parent)
+        try:
+            _fill(disk, descriptor, info, why, source, offset, length)
+        finally:
+            disk.close(descriptor)
+        disk.rename(partial, target)
+        disk.sync_directory(target.parent)
     except BaseException:
-        with suppress(FileNotFoundError):
-            partial.unlink()
+        with suppress(StorageError):
+            disk.unlink(partial)
         raise
     return name
+
+
+def _fill(disk: Disk, descriptor: int, info: MemberInfo, why: Why, source: int, offset: int, length: int) -> None:
+    layout = _layout(info, why)
+    size = len(layout.meta) + length
+    headers = layout.headers(digest=info.digest, received_at=info.received_at, length=size)
+    position = disk.write(descriptor, [headers, layout.meta], 0)
+    end = offset + length
+    while offset < end:
+        with translated():
+            data = os.pread(source, min(CHUNK, end - offset), offset)
+        if not data:
+            raise Damaged("the bytes to quarantine end too early")
+        position += disk.write(descriptor, [data], position)
+        offset += len(data)
+    disk.write(descriptor, [bytes(-size % BLOCK) + TAR_END], position)
+    disk.sync(descriptor)
+
+
+def partial_files(root: Path) -> list[Path]:
+    """Files that are being written, or that a crash left half-written."""
+    return list((root / FOLDER).glob(f"{PARTIAL}*"))
 
 
 def read(path: Path) -> tuple[Member, MemberInfo, Why]:
@@ -104,10 +123,3 @@ def _layout(info: MemberInfo, why: Why) -> MemberLayout:
     lacking = {name: "" for name in ("study_uid", "series_uid", "sop_class_uid", "transfer_syntax_uid") if not getattr(info, name)}
     reason = json.dumps({**lacking, "quarantine": asdict(why)}, separators=(",", ":"))[1:-1].encode() + b","
     return MemberLayout(fixed + reason, info.series_uid, info.sop_uid, info.sop_class_uid, info.transfer_syntax_uid)
-
-
-def _make_folder(root: Path) -> None:
-    folder = root / FOLDER
-    if not folder.exists():
-        folder.mkdir(exist_ok=True)
-        sync_directory(root)

@@ -32,7 +32,7 @@ HELD = 8  # instances that one thread of the workload stores
 
 @dataclass(frozen=True)
 class Event:
-    """One step of the trace: create, directory, write, allocate, zero, truncate, unlink, sync, sync-directory, commit or ack."""
+    """One step of the trace: create, directory, write, allocate, zero, truncate, rename, unlink, sync, sync-directory, commit or ack."""
 
     kind: str
     path: str = ""
@@ -41,6 +41,7 @@ class Event:
     data: bytes = field(default=b"", repr=False)
     covers: int = 0  # a sync: how many events stood before it began
     identity: Identity | None = None
+    source: str = ""  # a rename: the name that goes
 
 
 class Trace:
@@ -120,6 +121,10 @@ class RecordingDisk(Disk):
     def truncate(self, descriptor: int, size: int) -> None:
         self._trace.add(Event("truncate", self._paths[descriptor], size), lambda: Disk.truncate(self, descriptor, size))
 
+    def rename(self, source: Path, target: Path) -> None:
+        event = Event("rename", self._trace.relative(target), source=self._trace.relative(source))
+        self._trace.add(event, lambda: Disk.rename(self, source, target))
+
     def unlink(self, path: Path) -> None:
         self._trace.add(Event("unlink", self._trace.relative(path)), lambda: Disk.unlink(self, path))
 
@@ -137,7 +142,7 @@ class RecordingDisk(Disk):
 
 
 CONTENT = {"write", "allocate", "zero", "truncate"}
-NAMES = {"create", "directory", "unlink"}
+NAMES = {"create", "directory", "rename", "unlink"}
 
 
 def durable(events: Sequence[Event]) -> set[int]:
@@ -190,6 +195,8 @@ def apply(target: Path, events: Iterable[Event]) -> None:
                 path.mkdir(exist_ok=True)
             elif event.kind == "create":
                 path.touch(exist_ok=True)
+            elif event.kind == "rename":
+                (target / event.source).replace(path)
             elif event.kind == "unlink":
                 path.unlink(missing_ok=True)
             else:

@@ -47,6 +47,14 @@ class TracingDisk(Disk):
         self._note("sync_directory")
         super().sync_directory(path)
 
+    def create(self, path: Path) -> int:
+        self._note("create")
+        return super().create(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._note("rename")
+        super().rename(source, target)
+
     def allocate(self, descriptor: int, start: int, length: int, *, written: bool) -> None:
         self._note("allocate")
         super().allocate(descriptor, start, length, written=written)
@@ -126,7 +134,7 @@ def test_bytes_are_synced_before_the_row_and_the_answer_comes_after_both(
 
     monkeypatch.setattr(IndexWriter, "_transact", traced)
     put(archive, *image(1))
-    assert disk.trace == ["allocate", "write", "write", "sync", "sync_directory", "sync_directory", "row", "committed"]
+    assert disk.trace == ["create", "allocate", "write", "write", "sync", "sync_directory", "sync_directory", "row", "committed"]
     disk.trace.clear()
     put(archive, *image(2))
     assert disk.trace == ["write", "write", "sync", "row", "committed"]

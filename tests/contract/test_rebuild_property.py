@@ -90,6 +90,10 @@ class MortalDisk(Disk):
         self.bomb.tick()
         super().sync(descriptor)
 
+    def rename(self, source: Path, target: Path) -> None:
+        self.bomb.tick()
+        super().rename(source, target)
+
     def unlink(self, path: Path) -> None:
         self.bomb.tick()
         super().unlink(path)

@@ -10,6 +10,7 @@ from sqlalchemy import Table, func, select
 
 from storage import schema
 from storage.database import Database, open_database
+from storage.disk import Disk
 from storage.errors import ArchiveMismatch, StorageError
 from storage.journal import Deletion, MemberSpan, append
 from storage.members import read_member
@@ -129,8 +130,8 @@ def test_quarantine_comes_back(root: Path, database: Database, tmp_path: Path) -
     (tmp_path / "data").write_bytes(data)
     info = info_of(STUDY, SERIES, "1.2.1.1.1", data)
     with (tmp_path / "data").open("rb") as file:
-        name = write(root, info, Why("conflict", "other content", "e" * 64), file.fileno(), 0, len(data))
-        assert write(root, info, Why("conflict", "other content", "e" * 64), file.fileno(), 0, len(data)) == name
+        name = write(Disk(), root, info, Why("conflict", "other content", "e" * 64), file.fileno(), 0, len(data))
+        assert write(Disk(), root, info, Why("conflict", "other content", "e" * 64), file.fileno(), 0, len(data)) == name
     assert listed(root / name) == ["1.2.1.1/1.2.1.1.1.dcm"]
     assert reindex(root, database).quarantined == 1
     (held,) = rows(database, schema.quarantine)
@@ -141,7 +142,7 @@ def test_what_names_no_study_can_be_quarantined_and_comes_back(root: Path, datab
     (tmp_path / "data").write_bytes(b"x" * 99)
     info = info_of("", "", "1.2.3", b"x" * 99)
     with (tmp_path / "data").open("rb") as file:
-        name = write(root, info, Why("malformed", "names no study"), file.fileno(), 0, 99)
+        name = write(Disk(), root, info, Why("malformed", "names no study"), file.fileno(), 0, 99)
     listed(root / name)
     reindex(root, database)
     (held,) = rows(database, schema.quarantine)

@@ -58,6 +58,9 @@ class DyingDisk(Disk):
     def sync_directory(self, path: Path) -> None:
         self._step(lambda: Disk.sync_directory(self, path))
 
+    def rename(self, source: Path, target: Path) -> None:
+        self._step(lambda: Disk.rename(self, source, target))
+
     def unlink(self, path: Path) -> None:
         self._step(lambda: Disk.unlink(self, path))
 

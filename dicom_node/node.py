@@ -45,6 +45,8 @@ def prepare(config: Config) -> None:
     ------
     ConfigurationError
         The data folder cannot be made.
+    ArchiveMismatch
+        Archive and index do not belong together, or the archive's disk is not mounted.
     """
     root = config.archive_root
     try:
@@ -56,6 +58,7 @@ def prepare(config: Config) -> None:
         if not (root / "archive-id").exists() and read_archive_id(database) is None:
             Archive.create(root, database)
             log.info("archive.created", root=str(root))
+        Archive.open(root, database, process="prepare").close()
     finally:
         database.close()
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tomllib
 from pathlib import Path
@@ -91,6 +92,7 @@ class ArchiveTable(Table):
     conflict: Literal["refuse", "warn"] = "refuse"
     min_free: Size = 1024**3
     segment_size: Size = 1024**3
+    scrub_interval: Duration = 7 * 86400.0
 
 
 class StudyTable(Table):
@@ -300,16 +302,19 @@ def parse(text: str, *, where: Path = Path(DEFAULT_FILE)) -> Config:
 
 
 def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
-    result = dict(values)
-    node = dict(result["node"]) if isinstance(result.get("node"), dict) else {} if "node" not in result else None
-    if node is None:
-        return result  # not even a table: validation says so
-    data_dir = node.get("data_dir", str(NodeTable().data_dir))
-    if isinstance(data_dir, str):
-        node["data_dir"] = str(folder / data_dir)
-    if isinstance(node.get("weights"), str):
-        node["weights"] = str(folder / Path(node["weights"]).expanduser())
-    if isinstance(node.get("bundles"), list):
-        node["bundles"] = [str(folder / each) if isinstance(each, str) else each for each in node["bundles"]]
-    result["node"] = node
+    """The values with every path made absolute; what is no path or no table is left for validation to refuse."""
+    result = copy.deepcopy(values)
+    node = result.setdefault("node", {})
+    tables: list[tuple[Any, tuple[str, ...]]] = [(node, ("data_dir", "weights"))]
+    if isinstance(node, dict):
+        node.setdefault("data_dir", str(NodeTable().data_dir))
+        if isinstance(node.get("bundles"), list):
+            node["bundles"] = [str(folder / each) if isinstance(each, str) else each for each in node["bundles"]]
+    dimse, peers = result.get("dimse"), result.get("peer")
+    tables.append((dimse.get("tls") if isinstance(dimse, dict) else None, ("certificate", "key", "ca")))
+    tables += [(peer, ("tls_ca",)) for peer in peers] if isinstance(peers, list) else []
+    for table, keys in tables:
+        for key in keys if isinstance(table, dict) else ():
+            if isinstance(table.get(key), str):
+                table[key] = str(folder / Path(table[key]).expanduser())
     return result

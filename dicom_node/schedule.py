@@ -11,15 +11,17 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import func, select
 
 from dicom_node.node import Node
-from storage import associations, completion, deliveries, header_json, runs
+from storage import associations, audit, completion, deliveries, header_json, integrity, runs
 from storage.completion import CompletionPolicy
 from storage.errors import IndexUnavailable
+from storage.schema import audit as audit_rows
 from storage.schema import segment, study
 
 log = structlog.get_logger()
 
 HEADER_BATCH = 200
 SEAL_BATCH = 100
+SCRUB_STARTED = "archive.scrub_started"
 HEADERS_QUIET = 3.0  # seconds without an instance after which header JSON is made
 HEADERS_PATIENCE = 30.0  # ... and for how long a stream of instances may put it off
 
@@ -103,6 +105,25 @@ class Duties:
             log.warning("disk.low", free_bytes=free, stops_at=self._node.config.archive.min_free)
 
 
+    def scrub(self) -> bool:
+        """Read every instance and compare it with its digest, once in an interval, whoever of the processes comes first; whether it did."""
+        now, interval = self._node.clock(), self._node.config.archive.scrub_interval
+        if not interval:
+            return False
+        with self._node.database.begin() as connection:
+            last = connection.scalar(select(func.max(audit_rows.c.at)).where(audit_rows.c.event == SCRUB_STARTED))
+            if last is not None and now - last < interval:
+                return False
+            audit.record(connection, SCRUB_STARTED, actor=self._node.process, at=now)
+        report = integrity.verify(self._node.archive)
+        detail = {"checked": report.checked, "damaged": len(report.damaged), "strays": len(report.strays), "repaired": len(report.repaired)}
+        with self._node.database.begin() as connection:
+            audit.record(connection, "archive.scrubbed", actor=self._node.process, detail=detail, at=self._node.clock())
+        if not report.ok:
+            log.error("archive.damaged", **detail)
+        return True
+
+
 def completion_interval(quiet_period: float) -> float:
     """How often to look for quiet studies: often enough not to be noticed beside the quiet period itself."""
     return min(1.0, max(0.1, quiet_period / 10))
@@ -120,6 +141,7 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
         (duties.write_headers, 2.0),
         (duties.seal_studies, 10.0),
         (duties.watch_disk, 60.0),
+        (duties.scrub, 3600.0),
     ]
     for duty, seconds in every:
         soon = datetime.now().astimezone() + timedelta(seconds=min(seconds, 0.2))

@@ -88,3 +88,25 @@ def test_sqlite_on_a_network_file_system_is_seen(tmp_path: Path) -> None:
 def test_the_template_is_valid_and_holds_the_defaults(tmp_path: Path) -> None:
     written = parse(TEMPLATE.read_text(), where=tmp_path / "node.toml")
     assert written.model_dump(exclude={"peer", "rule"}) == parse("", where=tmp_path / "node.toml").model_dump(exclude={"peer", "rule"})
+
+
+def test_relative_paths_count_from_the_files_folder(tmp_path: Path) -> None:
+    text = """
+        [node]
+        data_dir = "data"
+        [dimse.tls]
+        certificate = "node.crt"
+        key = "/etc/node.key"
+        [[peer]]
+        name = "pacs"
+        ae_title = "PACS"
+        host = "pacs"
+        port = 104
+        tls = true
+        tls_ca = "ca.crt"
+    """
+    config = parse(text, where=tmp_path / "dicom-node.toml")
+    assert config.node.data_dir == tmp_path / "data"
+    assert config.dimse.tls is not None
+    assert (config.dimse.tls.certificate, config.dimse.tls.key) == (tmp_path / "node.crt", Path("/etc/node.key"))
+    assert config.peer[0].tls_ca == tmp_path / "ca.crt"

@@ -144,6 +144,10 @@ def _remove_leftover(archive: Archive, path: Path) -> bool:
     if descriptor is None:
         return False
     try:
+        # Who held it may have given its first member a row since the list of known segments was read.
+        with archive.database.read() as connection:
+            if connection.scalar(select(segment.c.pk).where(segment.c.name == str(path.relative_to(archive.root)))) is not None:
+                return False
         with path.open("rb") as file:
             members = list(scan.scan(file))
         if not all(not isinstance(member, scan.Broken) and (member.info is None or _elsewhere(archive, member.info)) for member in members):
@@ -162,4 +166,3 @@ def _elsewhere(archive: Archive, info: Any) -> bool:
     )
     with archive.database.read() as connection:
         return connection.execute(query.limit(1)).first() is not None
-

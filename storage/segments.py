@@ -170,6 +170,9 @@ def create_segment(disk: Disk, root: Path, study_uid: str) -> Segment:
     name = f"{SEGMENTS}/{directory.name}/{secrets.token_hex(6)}.tar"
     descriptor = disk.create(root / name)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if not os.fstat(descriptor).st_nlink:  # somebody who clears up had its lock first, and took the empty file away
+        disk.close(descriptor)
+        return create_segment(disk, root, study_uid)
     segment = Segment(disk, root / name, name, study_uid, descriptor)
     segment.synced_with([directory, segments])  # both: whoever else made the directory may not have synced it yet
     return segment

@@ -419,3 +419,28 @@ def test_series_of_one_uid_in_two_studies_stay_apart(archive: Archive) -> None:
     put(archive, dataset("1.2", "5.5", "1.2.7"), "1.2.7")
     put(archive, dataset("1.3", "5.5", "1.3.7"), "1.3.7")
     assert count(archive, series) == 2
+
+
+class RobbedDisk(Disk):
+    """Between the making and the locking of a segment another process clears it away, once."""
+
+    def __init__(self) -> None:
+        self.robbed = 0
+
+    def create(self, path: Path) -> int:
+        descriptor = super().create(path)
+        if not self.robbed:
+            self.robbed += 1
+            path.unlink()
+        return descriptor
+
+
+def test_a_segment_that_was_cleared_away_before_its_lock_is_not_written(tmp_path: Path, database: Database) -> None:
+    Archive.create(tmp_path / "archive", database).close()
+    robbed = RobbedDisk()
+    opened = Archive.open(tmp_path / "archive", database, process="test", disk=robbed)
+    data, uid = image(1)
+    assert put(opened, data, uid).outcome is Outcome.STORED
+    assert robbed.robbed
+    assert opened.open_instance(uid).read().endswith(data)
+    opened.close()

@@ -73,3 +73,10 @@ def test_a_deletion_in_between_is_not_undone(archive: Archive, monkeypatch: pyte
     assert verify(archive).ok
     assert compact(archive).segments == 1
     assert verify(archive).ok
+
+
+def test_a_segment_that_got_its_row_since_the_list_was_read_is_no_leftover(archive: Archive) -> None:  # noqa: F811
+    (path, _) = files(archive)
+    assert not module._remove_leftover(archive, path)
+    assert path.exists()
+    assert verify(archive).ok

@@ -50,10 +50,8 @@ def accept(archive: Archive, pk: int, *, who: str, reason: str) -> Quarantined:
     member, info, _ = quarantine_file.read(path)
     read = _read(path, member, info)
     existing = _existing(archive, info.sop_uid)
-    if existing is None:
-        _store_as_new(archive, path, read)
-        _resolve(archive, pk, who, reason)
-    elif existing.digest == info.digest:
+    if existing is None or existing.digest == info.digest:
+        _store_as_new(archive, path, read)  # the same bytes as those that are here change nothing, but where those are broken
         _resolve(archive, pk, who, reason)
     elif (existing.study_uid, existing.series_uid) != (info.study_uid, info.series_uid):
         raise QuarantineConflict("it belongs to another study or series than the instance that is here; delete that one first")

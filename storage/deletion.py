@@ -69,6 +69,12 @@ def delete_study(archive: Archive, study_uid: str, *, who: str, reason: str, pro
     return _delete(archive, study.c.study_uid == study_uid, who, reason, f"study {study_uid}", progress)
 
 
+def erase(archive: Archive, doomed: Sequence[Deletion], progress: Progress | None = None) -> None:
+    """Journal deletions whose tombstones are durable, and take their bytes away."""
+    journal.append(archive.root, doomed)
+    _remove_bytes(archive, doomed, progress)
+
+
 def finish_deletions(archive: Archive) -> int:
     """End the deletions that a kill interrupted, whichever step they had reached; return how many instances that were."""
     with archive.database.read() as connection:
@@ -126,8 +132,7 @@ def _delete(archive: Archive, which: Any, who: str, reason: str, what: str, prog
             sop_uid=doomed[0].sop_uid if len(doomed) == 1 else None,
             detail={"instances": len(doomed), "reason": reason},
         )
-    journal.append(archive.root, doomed)
-    _remove_bytes(archive, doomed, progress)
+    erase(archive, doomed, progress)
     removed = _remove_empty_segments(archive, study_uid) if emptied else 0
     size = sum(span.length for entry in doomed for span in entry.members)
     log.info("study.deleted" if emptied else "instance.deleted", study_uid=study_uid, instances=len(doomed), size=size)

@@ -325,23 +325,38 @@ class InstanceWriter:
         if entry.own:
             return self._own_result(header, digest)
         if entry.known is not None:
-            return self._met(entry.known, header, digest)
+            return self._met(entry, entry.known, header, digest)
         self._session.announced()
         segment.pk = entry.segment_pk
         segment.advance(start + layout.prefix_length + length)
         return Receipt(Outcome.STORED, header.study_uid, header.series_uid, header.sop_uid, digest)
 
-    def _met(self, known: Known, header: Header, digest: str) -> Receipt:
+    def _met(self, entry: Entry, known: Known, header: Header, digest: str) -> Receipt:
         """The UID is taken: the same content, our own object, or a conflict."""
         if known.origin == "emitted":
             return self._own_result(header, digest)
         if known.digest == digest or self._same_content(known):
+            if known.digest == digest and self._repaired(entry, self._info(header, digest)):
+                return Receipt(Outcome.STORED, header.study_uid, header.series_uid, header.sop_uid, digest, "its stored bytes were broken")
             self._undo()
             return Receipt(Outcome.DUPLICATE, header.study_uid, header.series_uid, header.sop_uid, digest)
         return self._quarantine("conflict", "other content under a UID that is taken", digest, header, known)
 
+    def _repaired(self, entry: Entry, info: MemberInfo) -> bool:
+        """Take these bytes where the stored ones are broken; a duplicate is told Success only for a whole copy."""
+        from storage.repair import repair
+
+        segment = self._segment
+        assert segment is not None
+        segment_pk = repair(self._archive, entry, info, segment)
+        if segment_pk is None:
+            return False
+        segment.pk = segment_pk
+        segment.advance(entry.place.offset + entry.place.length)
+        return True
+
     def _same_content(self, known: Known) -> bool:
-        if known.transfer_syntax_uid == self._transfer_syntax_uid or self._segment is None or self._layout is None:
+        if known.transfer_syntax_uid == self._transfer_syntax_uid or self._segment is None or self._layout is None or known.status != "OK":
             return False
         from storage.compare import same_content
 

@@ -119,6 +119,18 @@ class MemberLayout:
         self.meta = file_meta(sop_class_uid, sop_uid, transfer_syntax_uid)
         self.prefix_length = self._records + 2 * BLOCK
 
+    def widen(self, prefix_length: int) -> None:
+        """Take `prefix_length` bytes, where another layout left that much room.
+
+        Raises
+        ------
+        ValueError
+            It is not enough.
+        """
+        if prefix_length < self.prefix_length:
+            raise ValueError("no room for the member's records")
+        self._records, self.prefix_length = prefix_length - 2 * BLOCK, prefix_length
+
     def headers(self, *, digest: str, received_at: float, length: int) -> bytes:
         """All bytes from the member's offset to its Part 10 file, which is `length` bytes long."""
         size_record = b"" if length < OCTAL_LIMIT else _record(b"size=%d" % length)

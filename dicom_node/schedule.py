@@ -11,9 +11,10 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import func, select
 
 from dicom_node.node import Node
-from storage import associations, audit, completion, deliveries, header_json, integrity, runs
+from storage import associations, audit, completion, deliveries, integrity, runs
 from storage.completion import CompletionPolicy
 from storage.errors import IndexUnavailable
+from storage.header_json import HeaderMaker
 from storage.schema import audit as audit_rows
 from storage.schema import segment, study
 
@@ -39,6 +40,7 @@ class Duties:
             required=list[Mapping[str, Any]](settings.required),
             expected_count=settings.expected_count,
         )
+        self._headers: HeaderMaker | None = None
         self._headers_wait_since: float | None = None
 
     def complete_studies(self) -> int:
@@ -67,8 +69,9 @@ class Duties:
     def write_headers(self) -> int:
         """Make header JSON of what was received, in batches; while instances stream in, it stays out of their way."""
         total = 0
+        self._headers = self._headers or HeaderMaker(self._node.archive)
         while not self._headers_wait():
-            done = header_json.build_missing(self._node.archive, HEADER_BATCH)
+            done = self._headers.build(HEADER_BATCH)
             total += done
             if done < HEADER_BATCH:
                 break

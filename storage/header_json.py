@@ -23,7 +23,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from sqlalchemy import ColumnElement, Select, and_, func, outerjoin, select
 
 from storage.filepart import FilePart
-from storage.schema import instance, instance_header, location, segment
+from storage.schema import instance, instance_header, location, segment, study
 from storage.statements import insert_new
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BULK_THRESHOLD = 1024
 INFLATE_LIMIT = 16 * 1024 * 1024
+OVERLAP = 1000  # rows below the watermark that are looked at again: their transactions may have ended later than others
+SLICE = 20_000  # rows of one step of a pass over all
 
 # What pydicom raises on values and structures that break form.
 UNREADABLE = (
@@ -72,21 +74,84 @@ def backlog(archive: Archive) -> int:
 def build_missing(archive: Archive, limit: int = 200) -> int:
     """Make the header JSON of up to `limit` instances in one transaction; return how many were looked at, 0 where none is missing.
 
+    Looks through the whole index; what does so again and again uses `HeaderMaker`.
+    """
+    return len(_build(archive, limit))
+
+
+def build_study(archive: Archive, study_uid: str, batch: int = 200) -> int:
+    """Make the header JSON that a study still lacks; return how many instances were looked at."""
+    with archive.database.read() as connection:
+        study_pk = connection.scalar(select(study.c.pk).where(study.c.study_uid == study_uid))
+    total = 0
+    while study_pk is not None:
+        done = len(_build(archive, batch, instance.c.study_pk == study_pk))
+        total += done
+        if done < batch:
+            break
+    return total
+
+
+class HeaderMaker:
+    """Makes header JSON as instances come; on an idle node it looks at the newest rows only, however many there are.
+
+    Keys rise, so what is new stands above the watermark. What does not (a row that committed late, a revision that was accepted, the
+    backlog of an earlier process) is found by a pass over all rows, one slice a call, at the start and once per `every` seconds.
+    """
+
+    def __init__(self, archive: Archive, *, every: float = 3600.0) -> None:
+        self._archive = archive
+        self._every = every
+        self._newest = self._highest()
+        self._position: int | None = 0  # of the pass over all rows, None between two
+        self._next_pass = 0.0
+
+    def build(self, limit: int = 200) -> int:
+        """Make the header JSON of up to `limit` instances; return how many were looked at."""
+        highest = self._highest()
+        done = _build(self._archive, limit, instance.c.pk > min(self._newest, highest) - OVERLAP)
+        if len(done) == limit:
+            self._newest = max(done)
+            return limit
+        self._newest = highest
+        return len(done) + self._pass(limit - len(done), highest)
+
+    def _pass(self, limit: int, highest: int) -> int:
+        now = self._archive.clock()
+        if self._position is None:
+            if now < self._next_pass:
+                return 0
+            self._position = 0
+        end = self._position + SLICE
+        done = _build(self._archive, limit, instance.c.pk > self._position, instance.c.pk <= end)
+        self._position = max(done) if len(done) == limit else end
+        if self._position >= highest:
+            self._position, self._next_pass = None, now + self._every
+        return len(done)
+
+    def _highest(self) -> int:
+        with self._archive.database.read() as connection:
+            return connection.scalar(select(func.max(instance.c.pk))) or 0
+
+
+def _build(archive: Archive, limit: int, *which: ColumnElement[bool]) -> list[int]:
+    """Make the header JSON of up to `limit` instances that lack it; return their keys.
+
     Instances whose bytes are gone meanwhile (deleted) are passed over, so it may run beside anything.
     """
     columns = (instance.c.pk, instance.c.transfer_syntax_uid, segment.c.name, location.c.offset, location.c.length)
-    query = _missing(*columns).join(location, _current()).join(segment, segment.c.pk == location.c.segment_pk)
+    query = _missing(*columns).join(location, _current()).join(segment, segment.c.pk == location.c.segment_pk).where(*which)
     with archive.database.read() as connection:
         wanted = connection.execute(query.order_by(instance.c.pk).limit(limit)).all()
     if not wanted:
-        return 0
+        return []
     packed = {row.pk: _pack(archive.root / row.name, row.offset, row.length, row.transfer_syntax_uid) for row in wanted}
     with archive.database.begin() as connection:
         alive = select(instance.c.pk).where(instance.c.pk.in_(packed)).with_for_update(read=True)
         rows = [{"instance_pk": pk, "json_zlib": packed[pk]} for pk in connection.execute(alive).scalars()]
         if rows:
             connection.execute(insert_new(connection, instance_header), rows)
-    return len(wanted)
+    return list(packed)
 
 
 def _missing(*columns: Any) -> Select[Any]:

@@ -281,3 +281,32 @@ def test_header_json_is_made_in_batches_and_anew_for_a_revision(archive: Archive
     quarantine.accept(archive, held.pk, who="me", reason="better")
     assert header_json.backlog(archive) == 1
     assert header_json.build_missing(archive, 3) == 1
+
+
+def test_a_maker_finds_new_rows_by_its_watermark_and_old_ones_by_its_passes(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header_json, "OVERLAP", 0)
+    now = [1000.0]
+    archive.clock = lambda: now[0]
+    for number in range(1, 8):
+        store(archive, *slice_of(number))
+    maker = header_json.HeaderMaker(archive, every=60.0)
+    assert [maker.build(3) for _ in range(4)] == [3, 3, 1, 0]
+    store(archive, *slice_of(8))
+    assert maker.build(3) == 1
+    held = conflict(archive, 1)
+    quarantine.accept(archive, held.pk, who="me", reason="better")
+    assert maker.build(3) == 0
+    now[0] += 61.0
+    assert maker.build(3) == 1
+    assert header_json.backlog(archive) == 0
+
+
+def test_the_headers_of_one_study_are_made_at_once(archive: Archive) -> None:
+    for number in range(1, 6):
+        store(archive, *slice_of(number))
+    other = dataset("1.9", "1.9.1", "1.9.1.1")
+    store(archive, "1.9.1.1", other)
+    assert header_json.build_study(archive, STUDY, batch=2) == 5
+    assert header_json.build_study(archive, STUDY) == 0
+    assert header_json.build_study(archive, "1.5") == 0
+    assert header_json.backlog(archive) == 1

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.campaigns.replay import record, replay, told_before_durable
+from storage.rows import Entry
+from storage.writer import IndexWriter
 
 
 def test_a_crash_at_every_prefix_loses_nothing_acknowledged(tmp_path: Path) -> None:
@@ -24,5 +26,17 @@ def test_without_the_fdatasync_the_replay_is_red(tmp_path: Path) -> None:
 
 
 def test_without_awaiting_the_commit_the_order_check_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recording = record(tmp_path, threads=1, early=True)
+    real, waiting = IndexWriter.submit, list[Entry]()
+
+    def later(writer: IndexWriter, entry: Entry) -> None:
+        for earlier in waiting:
+            real(writer, earlier)
+        waiting[:] = [entry]
+
+    monkeypatch.setattr(IndexWriter, "submit", later)
+    recording = record(tmp_path, threads=1)
     assert told_before_durable(recording), "Success was told before the row was committed, and nobody noticed"
+
+
+def test_an_answer_before_the_commit_is_noticed(tmp_path: Path) -> None:
+    assert told_before_durable(record(tmp_path, threads=1, early=True))

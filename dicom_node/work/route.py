@@ -27,6 +27,7 @@ from storage.runs import RunSpec, SelectionSpec
 log = structlog.get_logger()
 
 ACTOR = "routing"
+IMPORTED = "imported"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class RouteHandler:
         with self._database.read() as connection:
             study = index.study_record(connection, study_uid)
             attributes = index.rule_attributes(connection, study_uid)
+        if study is not None and (study.state, study.complete_reason) == ("COMPLETE", IMPORTED):
+            revision = study.revision  # an import came since: it routes nothing itself, and must not keep what was received from its rules
         if study is None or study.revision != revision:
             self._finish(job, "the study is gone" if study is None else f"the study has moved on to revision {study.revision}")
             return

@@ -8,6 +8,7 @@ from dicom_node.dimse.services.store import OpenSession, Receipt, Session, Write
 from dicom_node.routing.selection import SeriesNeeds
 from dicom_node.work.executors import Executor
 from dicom_node.work.worker import Bell, Handler, Stoppable
+from storage.objects import ObjectStore
 
 __all__ = [
     "Admission",
@@ -15,6 +16,7 @@ __all__ = [
     "Bell",
     "Executor",
     "Handler",
+    "ObjectStore",
     "OpenSession",
     "Receipt",
     "SeriesNeeds",

@@ -21,6 +21,8 @@ Execute = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]  # SQL with "?
 
 MIXED_PATIENTS = "instances disagree on PatientID"
 CHUNK = 200  # rows of one statement
+MEMORY_SIZE = 4096
+TOUCH_SECONDS = 1.0  # how exact it is known when an association last sent for a study
 _INSTANCE = [
     "sop_uid",
     "sop_class_uid",
@@ -116,10 +118,49 @@ class Entry:
     done: bool = field(default=False)
 
 
-def insert_group(execute: Execute, entries: Sequence[Entry], *, lock: str = "") -> None:
-    """Insert the rows of `entries`, whose UIDs all differ; sets `pk`, `known` or `own` of each. `lock` ends a SELECT of studies."""
+class StaleMemory(Exception):
+    """A remembered study or series is no longer what it was: nothing of the transaction may stay."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a writer remembers between its transactions, to ask less.
+
+    It may be wrong at any time (another process deletes a study, and its keys are given out again): the transaction that raises the
+    study's revision checks what it used. Changed only by `keep`, after a commit.
+    """
+
+    parents: dict[tuple[str, str], _Parents] = field(default_factory=dict)
+    touched: dict[tuple[str, str], float] = field(default_factory=dict)
+    learned: dict[tuple[str, str], _Parents] = field(default_factory=dict)
+    touching: dict[tuple[str, str], float] = field(default_factory=dict)
+
+    def keep(self) -> None:
+        """The transaction is durable."""
+        if len(self.parents) > MEMORY_SIZE or len(self.touched) > MEMORY_SIZE:
+            self.forget()
+        self.parents |= self.learned
+        self.touched |= self.touching
+        self.drop()
+
+    def drop(self) -> None:
+        """The transaction is rolled back."""
+        self.learned, self.touching = {}, {}
+
+    def forget(self) -> None:
+        self.parents, self.touched = {}, {}
+
+
+def insert_group(execute: Execute, entries: Sequence[Entry], memory: Memory | None = None, *, lock: str = "") -> None:
+    """Insert the rows of `entries`, whose UIDs all differ; sets `pk`, `known` or `own` of each. `lock` ends a SELECT of studies.
+
+    With a `memory` every entry must come from outside (received, imported), and StaleMemory says that it was wrong.
+    """
+    memory = memory if memory is not None else Memory()
     taken = _without_own(execute, entries)
-    parents = {key: _parents(execute, group, lock) for key, group in sorted(_by(taken, _series_key).items())}
+    parents = {
+        key: memory.parents.get(key) or _learn(execute, key, group, memory, lock) for key, group in sorted(_by(taken, _series_key).items())
+    }
     for chunk in _chunks(taken):
         _insert_instances(execute, chunk, parents)
     stored = [entry for entry in taken if entry.pk is not None]
@@ -129,7 +170,7 @@ def insert_group(execute: Execute, entries: Sequence[Entry], *, lock: str = "") 
     _insert_locations(execute, stored)
     for group in _by([entry for entry in stored if entry.origin != "emitted"], lambda entry: entry.header.study_uid).values():
         _raise_revision(execute, group, parents)
-    _touch_associations(execute, stored)
+    _touch_associations(execute, stored, memory)
 
 
 def known_instance(execute: Execute, sop_uid: str) -> Known | None:
@@ -198,6 +239,11 @@ class _Parents:
     patient_id: str
 
 
+def _learn(execute: Execute, key: tuple[str, str], entries: Sequence[Entry], memory: Memory, lock: str) -> _Parents:
+    found = memory.learned[key] = _parents(execute, entries, lock)
+    return found
+
+
 def _parents(execute: Execute, entries: Sequence[Entry], lock: str) -> _Parents:
     header = entries[0].header
     found = _find_parents(execute, header, lock)
@@ -243,12 +289,20 @@ def _raise_revision(execute: Execute, entries: Sequence[Entry], parents: dict[tu
     mixed = any(entry.header.patient_id != parent.patient_id for entry in entries)
     newest = max(entry.received_at for entry in entries)
     state, values = _imported(len(entries), newest) if all(entry.origin == "imported" for entry in entries) else ("state = 'RECEIVING'", ())
-    execute(
+    children = {(parents[_series_key(entry)].series_pk, entry.header.series_uid) for entry in entries}
+    rows = execute(
         f"UPDATE study SET revision = revision + ?, {state}, "
         "last_received_at = CASE WHEN last_received_at < ? THEN ? ELSE last_received_at END"
-        f"{', flag = COALESCE(flag, ?)' if mixed else ''} WHERE pk = ?",
-        (len(entries), *values, newest, newest, *([MIXED_PATIENTS] if mixed else []), parent.study_pk),
+        f"{', flag = COALESCE(flag, ?)' if mixed else ''} WHERE pk = ? AND study_uid = ?{_HAS_SERIES * len(children)} RETURNING pk",
+        (
+            *(len(entries), *values, newest, newest),
+            *([MIXED_PATIENTS] if mixed else []),
+            *(parent.study_pk, entries[0].header.study_uid),
+            *(value for child in sorted(children) for value in child),
+        ),
     )
+    if not rows:
+        raise StaleMemory
 
 
 def _imported(count: int, at: float) -> tuple[str, tuple[Any, ...]]:
@@ -262,12 +316,18 @@ def _imported(count: int, at: float) -> tuple[str, tuple[Any, ...]]:
     ), (count, at)
 
 
-def _touch_associations(execute: Execute, entries: Sequence[Entry]) -> None:
+_HAS_SERIES = " AND EXISTS (SELECT 1 FROM series WHERE series.pk = ? AND series.series_uid = ? AND series.study_pk = study.pk)"
+
+
+def _touch_associations(execute: Execute, entries: Sequence[Entry], memory: Memory) -> None:
     for entry in entries:
         if entry.opening is not None:
             _insert_row(execute, association, asdict(entry.opening))
     sending = {(entry.association_id, entry.header.study_uid): entry.received_at for entry in entries if entry.association_id}
     for (association_id, study_uid), at in sorted(sending.items()):
+        if 0 <= at - memory.touched.get((association_id, study_uid), 0.0) < TOUCH_SECONDS:
+            continue
+        memory.touching[association_id, study_uid] = at
         execute(
             f"INSERT INTO {association_study.name} (association_id, study_uid, last_at) SELECT id, ?, ? FROM association WHERE id = ? "
             "ON CONFLICT (association_id, study_uid) DO UPDATE SET last_at = excluded.last_at",

@@ -15,7 +15,7 @@ import structlog
 
 from storage.database import Database, translated
 from storage.errors import IndexUnavailable
-from storage.rows import Entry, insert_group
+from storage.rows import Entry, Memory, insert_group
 
 log = structlog.get_logger()
 
@@ -34,6 +34,7 @@ class IndexWriter:
         self._queue: deque[Entry] = deque()
         self._lead = threading.Lock()
         self._connection: Any = None
+        self._memory = Memory()
         self._lock_clause = " FOR UPDATE OF study" if database.dialect == "postgresql" else ""
 
     def submit(self, entry: Entry) -> None:
@@ -83,14 +84,27 @@ class IndexWriter:
             entry.done = True
 
     def _transact(self, group: Sequence[Entry]) -> None:
+        try:
+            self._attempt(group)
+        except IndexUnavailable:
+            raise
+        except Exception:  # whatever the database says to keys that are no longer there; without the memory it means the rows
+            if not self._memory.parents:
+                raise
+            self._memory.forget()
+            self._attempt(group)
+
+    def _attempt(self, group: Sequence[Entry]) -> None:
         committing = False
         try:
             with translated():
                 execute = self._begin()
-                insert_group(execute, group, lock=self._lock_clause)
+                insert_group(execute, group, self._memory, lock=self._lock_clause)
                 committing = True
                 execute("COMMIT", ())
+            self._memory.keep()
         except BaseException as error:
+            self._memory.drop()
             for entry in group:
                 entry.pk = entry.known = entry.segment_pk = None
                 entry.own = False

@@ -444,3 +444,21 @@ def test_a_segment_that_was_cleared_away_before_its_lock_is_not_written(tmp_path
     assert robbed.robbed
     assert opened.open_instance(uid).read().endswith(data)
     opened.close()
+
+
+def test_keys_that_another_process_deleted_and_gave_out_again_are_not_written_to(archive: Archive, database: Database) -> None:
+    data, uid = image(1, "1.2.1")
+    assert put(archive, data, uid).outcome is Outcome.STORED
+    archive.close_idle_segments("1.2.1")
+    other = Archive.open(archive.root, database, process="other")
+    try:
+        other.delete_study("1.2.1", who="test", reason="its keys shall be given out again")
+        data, uid = image(2, "1.2.2")
+        assert put(other, data, uid).outcome is Outcome.STORED
+    finally:
+        other.close()
+    data, uid = image(3, "1.2.1")
+    assert put(archive, data, uid).outcome is Outcome.STORED
+    assert [one.study_uid for one in archive.instances("1.2.1")] == ["1.2.1"]
+    assert revision(archive, "1.2.1")[0] == 1
+    assert revision(archive, "1.2.2")[0] == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, case, exists, func, select
@@ -167,6 +167,12 @@ def input_set(connection: Connection, study_uid: str, series_uids: Sequence[str]
         .order_by(instance.c.sop_uid)
     )
     return [(row.sop_uid, row.digest) for row in connection.execute(query)]
+
+
+def deleted_inputs(connection: Connection, study_uid: str, sop_uids: Iterable[str]) -> set[str]:
+    """Tell which of a run's input instances the study does not hold any more."""
+    query = select(instance.c.sop_uid).join(study, study.c.pk == instance.c.study_pk).where(study.c.study_uid == study_uid)
+    return set(sop_uids).difference(connection.scalars(query))
 
 
 def rule_attributes(connection: Connection, study_uid: str) -> dict[str, dict[str, Any]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from io import FileIO
 from typing import BinaryIO, cast
 
+import blake3
 import structlog
-from storage.archive import Archive, StoredInstance
 
 from dicom_node.clock import Clock
 from dicom_node.config import Config, Peer
@@ -19,6 +20,7 @@ from dicom_node.dimse.errors import DimseError
 from dicom_node.dimse.scu import Requestor, StoreItem, StoreResult, Timeouts, associate
 from dicom_node.errors import ConfigurationError, TryAgain
 from storage import audit, deliveries
+from storage.archive import Archive, StoredInstance
 from storage.database import Database
 from storage.errors import Damaged, NotFound
 from storage.jobs import ClaimedJob, JobQueue
@@ -97,6 +99,8 @@ class DeliverHandler:
                     self._record(pk, stored.sop_uid, self._store(association, stored))
         except DimseError as error:
             raise TryAgain(f"{peer.name}, {error.step}: {error}") from error
+        except (Damaged, FileNotFoundError) as error:  # deleted or moved just now: the next attempt looks it up anew
+            raise TryAgain(f"{peer.name}: an object's bytes are not those that were archived") from error
 
     def _store(self, association: Requestor, stored: StoredInstance) -> Answered:
         if not association.accepts(stored.sop_class_uid, stored.transfer_syntax_uid):
@@ -156,13 +160,37 @@ def _code(status: int | None) -> str:
     return "" if status is None else f"{status:04X} "
 
 
+class _Checked:
+    """A data set as it is read: its last bytes are given out only where all of them have the archived digest.
+
+    An object that is deleted while it is sent is thus never whole at the peer.
+    """
+
+    def __init__(self, stream: FileIO, length: int, digest: str) -> None:
+        self._stream = stream
+        self._left = length
+        self._digest = digest
+        self._hasher = blake3.blake3()
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = self._stream.readinto(buffer) or 0
+        self._hasher.update(buffer[:count])
+        self._left -= count
+        if self._left <= 0 and self._hasher.hexdigest() != self._digest:
+            raise Damaged("the data set is not the one that was archived")
+        return count
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 def store_item(stored: StoredInstance) -> StoreItem:
     """An archived instance as the SCU sends it: the data set's bytes from where they lie."""
 
     def open_data() -> BinaryIO:
         stream = open(stored.path, "rb", buffering=0)  # noqa: SIM115  the SCU closes it
         stream.seek(stored.offset + stored.meta_length)
-        return cast(BinaryIO, stream)
+        return cast(BinaryIO, _Checked(stream, length, stored.digest))
 
     length = stored.length - stored.meta_length
     return StoreItem(stored.sop_class_uid, stored.sop_uid, stored.transfer_syntax_uid, length, open_data)

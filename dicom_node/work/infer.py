@@ -18,7 +18,7 @@ from dicom_node.work.executors import Executor
 from dicom_node.work.inference import Answer, FilePart, Request, negative_report
 from models.bundle import Bundle, load_bundle
 from models.errors import BundleInvalid
-from storage import audit, deliveries, runs
+from storage import audit, deliveries, index, runs
 from storage.archive import Archive, EmittedObject
 from storage.database import Database
 from storage.errors import Damaged, IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly
@@ -75,6 +75,9 @@ class InferHandler:
         except QuarantineConflict as error:
             self._already_there(job, run, str(error))
             return
+        except NotFound as error:
+            self._inputs_gone(job, run, str(error))
+            return
         except (NoSpace, ReadOnly, IndexUnavailable) as error:
             raise TryAgain(f"the result cannot be stored: {error}", delay=_DISK_WAIT, counted=False) from error
         for peer in run.deliver_to:
@@ -97,6 +100,13 @@ class InferHandler:
                 self._queue.fail(job, why, connection=connection)
             else:
                 self._queue.complete(connection, job, "the result was there already")
+
+    def _inputs_gone(self, job: ClaimedJob, run: RunRecord, why: str) -> None:
+        """What a run was made of was deleted while it was under way: nothing of it is kept or sent."""
+        with self._database.begin() as connection:
+            self._queue.fence(connection, job)
+            runs.fail_run(connection, run.pk, why, now=self._clock())
+            self._queue.fail(job, why, connection=connection)
 
     # --- what the model gets
 
@@ -192,6 +202,9 @@ class InferHandler:
     def _finish(self, job: ClaimedJob, run: RunRecord, objects: Sequence[EncodedObject], settle: Settle, *, negative: bool = False) -> None:
         def in_transaction(connection: Connection) -> None:
             self._queue.fence(connection, job)
+            gone = index.deleted_inputs(connection, run.study_uid, [uid for uid, _ in run.input_set]) if objects else ()
+            if gone:
+                raise NotFound(f"{len(gone)} of the run's {len(run.input_set)} instances were deleted while it was under way")
             ended = settle(connection)
             log.info("run.ended", run=run.pk, state=ended.state, objects=len(objects), delivered=ended.delivered)
             if objects and ended.delivered:

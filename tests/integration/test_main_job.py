@@ -210,6 +210,48 @@ def test_a_result_superseded_while_it_ran_is_kept_and_not_sent(tmp_path: Path, p
         assert held(pacs, uid_of(images)) == [SEG, SR]
 
 
+def test_a_study_deleted_while_its_run_was_under_way_does_not_come_back(tmp_path: Path, pacs: StepNode) -> None:
+    images = bright_series()
+    with node_for(tmp_path / "node", pacs) as node:
+        send(node, images, tmp_path / "files")
+        handler: Any = node.infer._handlers["infer"]
+        inner = handler._executor.execute
+
+        def deleted_meanwhile(request: Any, deadline: float) -> Any:
+            answer = inner(request, deadline)
+            node.node.archive.delete_study(uid_of(images), who="me", reason="asked for")
+            return answer
+
+        handler._executor.execute = deleted_meanwhile
+        node.work()
+        assert node.node.archive.instances(uid_of(images)) == []
+        assert held(pacs, uid_of(images)) == []
+        jobs = node.node.queue().list(kind="infer")
+        assert [(job.state, job.attempts) for job in jobs] == [("FAILED", 1)]
+
+
+def test_what_is_deleted_before_its_delivery_has_begun_is_not_sent(tmp_path: Path, pacs: StepNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dicom_node.work import deliver
+
+    images = bright_series()
+    inner = deliver.open_association
+    with node_for(tmp_path / "node", pacs) as node:
+        send(node, images, tmp_path / "files")
+
+        def deleted_meanwhile(*arguments: Any) -> Any:
+            association = inner(*arguments)
+            (report,) = (each for each in node.node.archive.instances(uid_of(images)) if each.sop_class_uid == SR)
+            node.node.archive.delete_instance(report.sop_uid, who="me", reason="asked for")
+            monkeypatch.setattr(deliver, "open_association", inner)
+            return association
+
+        monkeypatch.setattr(deliver, "open_association", deleted_meanwhile)
+        node.work()
+        assert held(pacs, uid_of(images)) == [SEG]
+        states = {each.state for each in node.story(uid_of(images)).runs[0].deliveries[0].instances}
+        assert states == {"ACCEPTED", "REFUSED"}
+
+
 def test_a_worker_that_lost_its_job_leaves_nothing_behind(tmp_path: Path, pacs: StepNode) -> None:
     images = bright_series()
     with node_for(tmp_path / "node", pacs) as node:

@@ -5,6 +5,7 @@ Event names are ``noun.verb``. An association or a job binds its ids once, and e
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
+
+from dicom_node.dimse.faults import describe
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -28,6 +31,21 @@ def _without_identity(logger: WrappedLogger, method: str, event: EventDict) -> E
     return event
 
 
+def _without_exception_text(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Put type and place of an exception into the event; its text may quote a data set or a row."""
+    error = event.pop("exc_info", None)
+    if error is True:
+        error = sys.exc_info()[1]
+    return {**event, **describe(error)} if isinstance(error, BaseException) else event
+
+
+class _NameOnly(logging.Formatter):
+    """That a library said something; neither what it said nor its traceback, which may quote a data set."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps({"event": "library.message", "logger": record.name, "level": record.levelname})
+
+
 def configure(level: str = "info", *, role: str = "") -> None:
     """Set up logging for this process; ``role`` goes into every event."""
     structlog.configure(
@@ -35,7 +53,7 @@ def configure(level: str = "info", *, role: str = "") -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            _without_exception_text,
             _without_identity,
             structlog.processors.JSONRenderer(),
         ],
@@ -44,9 +62,10 @@ def configure(level: str = "info", *, role: str = "") -> None:
         cache_logger_on_first_use=True,
     )
     logging.captureWarnings(True)
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format='{"event": "library.message", "logger": "%(name)s", "level": "%(levelname)s"}'
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_NameOnly())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings quote values; one for each odd value of each file says nothing
     structlog.contextvars.clear_contextvars()
     if role:
         structlog.contextvars.bind_contextvars(role=role)

@@ -37,13 +37,15 @@ def _storage(config: Config) -> Iterator[Checked]:
     from storage.database import open_database
 
     database = open_database(config.database_url)
+    if database.dialect == "sqlite" and not config.archive_root.exists() and not config.node.data_dir.joinpath("index.sqlite").exists():
+        yield Checked("database", True, f"new: dicom-node serve makes index and archive in {config.node.data_dir}")
+        return
     try:
         try:
             revision = database.current()
             known = read_archive_id(database)
         except StorageError as error:
-            hint = "" if config.archive_root.exists() else "; nothing was started here yet: dicom-node serve makes it"
-            yield Checked("database", False, f"{error}{hint}")
+            yield Checked("database", False, str(error))
             return
         yield Checked("database", True, f"{database.dialect}, schema {revision}")
         yield _archive(config, known)

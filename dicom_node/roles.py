@@ -18,6 +18,7 @@ from dicom_node.node import LeasedAssociations, build_executor, build_inference_
 log = structlog.get_logger()
 
 READY_FD = "DICOM_NODE_READY_FD"
+SUPERVISOR_PID = "DICOM_NODE_SUPERVISOR_PID"
 Ready = Callable[[str], None]
 
 
@@ -51,7 +52,7 @@ def until_signal() -> Iterator[threading.Event]:
 
 def await_stop(stop: threading.Event) -> None:
     """Wait without a busy loop; the supervisor's death ends us as well."""
-    supervisor = os.getppid() if READY_FD in os.environ else None
+    supervisor = int(os.environ[SUPERVISOR_PID]) if SUPERVISOR_PID in os.environ else None
     while not stop.wait(1.0):
         if supervisor is not None and os.getppid() != supervisor:
             log.warning("supervisor.gone")

@@ -18,7 +18,7 @@ import structlog
 from dicom_node import log as logging
 from dicom_node.config import Config
 from dicom_node.node import prepare
-from dicom_node.roles import READY_FD, announce, until_signal
+from dicom_node.roles import READY_FD, SUPERVISOR_PID, announce, until_signal
 
 log = structlog.get_logger()
 
@@ -87,7 +87,7 @@ class Supervisor:
         reading, writing = os.pipe()
         os.set_blocking(reading, False)
         command = [sys.executable, "-m", "dicom_node", *role.arguments, "--config", str(self._file)]
-        environment = {**os.environ, READY_FD: str(writing)}
+        environment = {**os.environ, READY_FD: str(writing), SUPERVISOR_PID: str(os.getpid())}
         role.process = subprocess.Popen(command, pass_fds=[writing], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         os.close(writing)
         role.pipe, role.started_at, role.buffer = reading, time.monotonic(), bytearray()

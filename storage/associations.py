@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, bindparam, insert, update
+from sqlalchemy import ColumnElement, and_, bindparam, insert, or_, update
 
 from storage.database import Database
 from storage.schema import association
@@ -50,10 +50,13 @@ def touch(
     """
     at = time.time() if now is None else now
     with database.begin(durable=False) as connection:
-        renewal = update(association).where(association.c.process == process, association.c.closed_at.is_(None))
-        if among is not None:
-            renewal = renewal.where(association.c.id.in_(list(among)))
-        return connection.execute(renewal.values(lease_until=at + lease_s)).rowcount
+        open_or_lost = or_(association.c.closed_at.is_(None), association.c.ended == "lost")
+        if among is None:
+            held = and_(association.c.process == process, association.c.closed_at.is_(None))
+        else:  # one that counted as lost because a heartbeat came late is open again
+            held = and_(association.c.process == process, association.c.id.in_(list(among)), open_or_lost)
+        renewal = update(association).where(held).values(lease_until=at + lease_s, closed_at=None, ended=None)
+        return connection.execute(renewal).rowcount
 
 
 def close(database: Database, association_id: str, ended: str, stored: int, *, now: float | None = None) -> None:

@@ -250,6 +250,11 @@ class _Postgresql(Database):
         self._psycopg = psycopg
         self._arguments = {
             "connect_timeout": CONNECT_SECONDS,
+            # A server that vanished without a word is noticed while the sender still waits for its answer.
+            "keepalives_idle": CONNECT_SECONDS,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 2000 * CONNECT_SECONDS,
             "options": f"-c lock_timeout={int(busy_seconds * 1000)} -c synchronous_commit=on {url.query.get('options', '')}".rstrip(),
         }
         engine = create_engine(

@@ -59,7 +59,7 @@ def encode_header(file: BinaryIO, transfer_syntax_uid: str) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings show values
         try:
-            header = header_dict(_read(file, transfer_syntax_uid))
+            header = header_dict(read_header(file, transfer_syntax_uid))
         except UNREADABLE:
             header = {}
     return zlib.compress(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode(), 6)
@@ -201,7 +201,8 @@ def _element(element: DataElement, path: str) -> dict[str, Any]:
     return encoded
 
 
-def _read(file: BinaryIO, transfer_syntax_uid: str) -> Dataset:
+def read_header(file: BinaryIO, transfer_syntax_uid: str) -> Dataset:
+    """Read a Part 10 file up to its pixel data, a deflated one up to a limit; raises one of `UNREADABLE`."""
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
         return _read_deflated(file.read())
     return dcmread(file, stop_before_pixels=True, force=True)

@@ -359,7 +359,7 @@ class Header:
         if not uid:
             raise CannotUnderstand(f"data set has no {name}")
         if not is_uid(uid):
-            raise CannotUnderstand(f"data set has a {name} that is none")
+            raise CannotUnderstand(f"{name} of the data set is not a valid UID")
         return uid
 
     def _text(self, tag: int) -> str:

@@ -98,13 +98,13 @@ class IngestSession:
         Raises
         ------
         CannotUnderstand
-            A UID that is none.
+            A UID that is not valid.
         NoSpace
             The disk is below its watermark.
         """
         sop_class_uid, sop_instance_uid = sop_class_uid.strip(" \0"), sop_instance_uid.strip(" \0")
         if not is_uid(sop_instance_uid) or not is_uid(sop_class_uid):
-            raise CannotUnderstand("SOP Class or Instance UID is none")
+            raise CannotUnderstand("SOP Class or SOP Instance UID is not a valid UID")
         self.archive.check_space()
         return InstanceWriter(self, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
 

@@ -248,7 +248,7 @@ class JobQueue:
             self._event(transaction, pk, JobState.CANCELED, why)
         return True
 
-    def requeue(self, pk: int, why: str) -> bool:
+    def requeue(self, pk: int, why: str, *, connection: Connection | None = None) -> bool:
         """Give a failed or canceled job a new set of attempts; False when it is neither, or a live job does the same work already."""
         now = self._clock()
         twin = job.alias("twin")
@@ -267,10 +267,10 @@ class JobQueue:
                 updated_at=now,
             )
         )
-        with self._database.begin() as connection:
-            if connection.execute(again).rowcount != 1:
+        with self._transaction(connection) as transaction:
+            if transaction.execute(again).rowcount != 1:
                 return False
-            self._event(connection, pk, JobState.SCHEDULED, f"requeued: {why}")
+            self._event(transaction, pk, JobState.SCHEDULED, f"requeued: {why}")
         return True
 
     def get(self, pk: int) -> JobRecord:

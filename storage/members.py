@@ -26,7 +26,7 @@ OCTAL_LIMIT = 8 * 1024**3  # sizes from here on need a pax record
 DELETED = ".deleted/"
 MAX_RECORDS = 64 * 1024
 META_LIMIT = 4096
-IMPLEMENTATION_CLASS_UID = b"2.25.309477082441411176053179536836556028423\0"
+IMPLEMENTATION_CLASS_UID = "2.25.309477082441411176053179536836556028423"
 _SAFE = re.compile(r"[0-9]+(\.[0-9]+)*")
 _SLACK = 160  # digest, time and a size record, which are filled in last
 
@@ -206,7 +206,7 @@ _META_START = bytes(128) + b"DICM" + struct.pack("<HH2sH", 2, 0, b"UL", 4)
 @lru_cache(maxsize=1024)
 def _meta_parts(sop_class_uid: str, transfer_syntax_uid: str) -> tuple[bytes, bytes]:
     version = struct.pack("<HH2sHI", 2, 1, b"OB", 0, 2) + b"\0\1"
-    implementation = struct.pack("<HH2sH", 2, 0x12, b"UI", len(IMPLEMENTATION_CLASS_UID)) + IMPLEMENTATION_CLASS_UID
+    implementation = _ui(0x12, IMPLEMENTATION_CLASS_UID)
     return version + _ui(2, sop_class_uid), _ui(0x10, transfer_syntax_uid) + implementation
 
 

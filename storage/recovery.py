@@ -202,7 +202,15 @@ def _adopt(archive: Archive, name: str, pk: int | None, descriptor: int, member:
     entry = _entry(info, header, member, place)
     with archive.database.begin() as connection:
         insert_group(executor(connection), [entry])
-    return entry.segment_pk if entry.pk is not None else None
+        if entry.pk is None and entry.known is not None:
+            # A commit that we had not heard the end of may have happened after all, after its rows were looked for.
+            return _standing_here(connection, entry.known.pk, name, member.offset)
+    return entry.segment_pk
+
+
+def _standing_here(connection: Connection, instance_pk: int, name: str, offset: int) -> int | None:
+    query = select(segment.c.pk).join(location, location.c.segment_pk == segment.c.pk)
+    return connection.scalar(query.where(location.c.instance_pk == instance_pk, segment.c.name == name, location.c.offset == offset))
 
 
 def _entry(info: MemberInfo, header: Any, member: Member, place: Place) -> Entry:

@@ -84,11 +84,11 @@ def _retry(arguments: argparse.Namespace) -> None:
     with index_of(config) as database:
         queue = JobQueue(database)
         found = queue.get(arguments.job)
-        if not queue.requeue(found.pk, f"by {who()}"):
-            raise CommandFailed(
-                f"job {found.pk} is {found.state}: only failed and canceled jobs are retried, and only where no live job does the same"
-            )
         with database.begin() as connection:
+            if not queue.requeue(found.pk, f"by {who()}", connection=connection):
+                raise CommandFailed(
+                    f"job {found.pk} is {found.state}: only failed and canceled jobs are retried, and only where no live job does the same"
+                )
             if found.kind == "infer":
                 runs.reopen_run(connection, int(found.payload["run_pk"]))
             elif found.kind == "deliver":

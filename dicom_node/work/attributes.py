@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from storage.errors import StorageError
+from storage.header_json import UNREADABLE, read_header
 
 if TYPE_CHECKING:
     from storage.archive import Archive
@@ -27,17 +27,23 @@ def _header_attributes(archive: Archive, study_uid: str, series_uid: str) -> dic
     instances = archive.instances(study_uid, series_uid)
     if not instances:
         return {}
+    middle = instances[len(instances) // 2]
     try:
-        return attributes_of(dcmread(instances[len(instances) // 2].file(), stop_before_pixels=True))
-    except (InvalidDicomError, StorageError, OSError, ValueError, KeyError, NotImplementedError, RecursionError):
+        with middle.file() as file:
+            return attributes_of(read_header(file, middle.transfer_syntax_uid))
+    except (StorageError, OSError, *UNREADABLE):
         return {}
 
 
 def attributes_of(dataset: Dataset) -> dict[str, Any]:
     """The data set's own attributes that can be matched, keyword > value or list of values."""
     found: dict[str, Any] = {}
-    for element in dataset:
-        if element.keyword and element.VR not in _NOT_MATCHED:
-            value = element.value
-            found[element.keyword] = [str(each) for each in value[:_LONGEST]] if isinstance(value, MultiValue) else str(value or "")
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+            if element.keyword and element.VR not in _NOT_MATCHED:
+                value = element.value
+                found[element.keyword] = [str(each) for each in value[:_LONGEST]] if isinstance(value, MultiValue) else str(value or "")
+        except UNREADABLE:  # one value that breaks its VR hides no other
+            continue
     return found

@@ -123,7 +123,7 @@ class DeliverHandler:
         waiting = [row for row in rows if row.state == "SCHEDULED"]
         if waiting:
             last = waiting[0]
-            answer = f"{last.status:04X} {last.comment or ''}".strip() if last.status is not None else "no answer"
+            answer = f"{last.status:04X}" if last.status is not None else "no answer"  # its comment, in the row, is the peer's own text
             raise TryAgain(f"{peer.name} has not taken {len(waiting)} of {len(rows)} objects yet: {answer}")
         accepted = {self._kind(row.sop_uid) for row in rows if row.state == "ACCEPTED"}
         refused = [row for row in rows if row.state == "REFUSED"]
@@ -144,7 +144,7 @@ class DeliverHandler:
 
     def _finish(self, job: ClaimedJob, pk: int, study_uid: str, state: str, detail: str) -> None:
         now = self._clock()
-        log.info("delivery.ended", delivery=pk, state=state, detail=detail)
+        log.info("delivery.ended", delivery=pk, state=state)
         with self._database.begin() as connection:
             self._queue.fence(connection, job)
             deliveries.finish(connection, pk, state, detail, now=now)

@@ -166,7 +166,9 @@ class Worker:
             elif isinstance(error, IndexUnavailable):
                 state = self._queue.retry(job, str(error), delay=LONGEST_WAIT, count_attempt=False)
             else:
+                # Its text may quote a data set: the log and the job's row name its type only.
                 state = self._queue.retry(job, f"{type(error).__name__} in the handler of {job.kind}")
+                return f"{state.value.lower()}: {type(error).__name__}"
         except StaleToken:
             return "lost to another worker"
         except IndexUnavailable as unavailable:

@@ -121,3 +121,13 @@ def test_an_audit_row_is_kept(database: Database) -> None:
         audit.record(connection, "study.deleted", actor="somebody", study_uid="1.2", detail={"reason": "asked"}, at=5.0)
         row = connection.execute(select(audit_table)).one()
     assert from_row(AuditRecord, row) == AuditRecord(5.0, "study.deleted", "1.2", None, "somebody", {"reason": "asked"})
+
+
+def test_a_late_heartbeat_opens_an_association_again_that_counted_as_lost(database: Database) -> None:
+    associations.open_association(database, "late", "p1", "SCANNER", "NODE", "10.0.0.1", 30, now=1000)
+    associations.open_association(database, "gone", "p1", "SCANNER", "NODE", "10.0.0.1", 30, now=1000)
+    assert associations.expire(database, now=1031) == 2
+    assert associations.touch(database, "p1", 30, now=1032, among=["late"]) == 1
+    with database.read() as connection:
+        rows = connection.execute(select(association.c.id).where(associations.is_open(1040))).scalars().all()
+    assert rows == ["late"]

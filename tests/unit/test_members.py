@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -122,3 +123,21 @@ def test_the_file_meta_is_what_pydicom_reads() -> None:
         "1.4.55",
         "1.2.840.10008.1.2",
     )
+
+
+def test_every_value_of_the_file_meta_has_an_even_length() -> None:
+    meta = file_meta("1.2.840.10008.5.1.4.1.1.2", "1.2.3.4.5", "1.2.840.10008.1.2.1")
+    position, seen = 132, []
+    while position < len(meta):
+        group, element, vr, length = struct.unpack_from("<HH2sH", meta, position)
+        position += 8
+        if vr == b"OB":
+            (length,) = struct.unpack_from("<I", meta, position)
+            position += 4
+        assert (group, length % 2) == (2, 0), f"(0002,{element:04x}) has {length} bytes"
+        seen.append(element)
+        position += length
+    assert seen == sorted(seen)
+    assert position == len(meta)
+    (group_length,) = struct.unpack_from("<I", meta, 140)
+    assert group_length == len(meta) - 144

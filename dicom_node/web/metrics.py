@@ -22,7 +22,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dicom_node_studies_receiving": ("Studies that are not complete yet", ()),
     "dicom_node_jobs": ("Live jobs", ("queue", "state")),
     "dicom_node_jobs_failed": ("Jobs that failed for good", ("queue",)),
-    "dicom_node_oldest_job_seconds": ("Age of the oldest job that is due", ("queue",)),
+    "dicom_node_oldest_job_seconds": ("Age of the oldest job that is due; 0 where none is", ("queue",)),
     "dicom_node_delivery_age_seconds": ("Age of the oldest delivery that is not finished; 0 where none waits", ("peer",)),
     "dicom_node_quarantine_held": ("Quarantined instances that wait for a decision", ()),
     "dicom_node_header_backlog": ("Instances without their header JSON", ()),
@@ -53,6 +53,7 @@ class _Figures(Collector):
 
 
 def _values(figures: IndexMetrics, peers: list[str]) -> dict[str, dict[tuple[str, ...], float]]:
+    queues = ["route", "infer", *(f"deliver:{peer}" for peer in peers)]  # an alarm needs a 0, not an absence
     jobs: dict[tuple[str, ...], float] = {
         (queue, state): float(count) for queue, states in figures.jobs.items() for state, count in states.items()
     }
@@ -63,8 +64,8 @@ def _values(figures: IndexMetrics, peers: list[str]) -> dict[str, dict[tuple[str
         "dicom_node_instances_damaged": {(): figures.damaged},
         "dicom_node_studies_receiving": {(): figures.receiving},
         "dicom_node_jobs": jobs,
-        "dicom_node_jobs_failed": {(queue,): float(count) for queue, count in figures.failed_jobs.items()},
-        "dicom_node_oldest_job_seconds": {(queue,): age for queue, age in figures.oldest_job.items()},
+        "dicom_node_jobs_failed": {(queue,): float(figures.failed_jobs.get(queue, 0)) for queue in {*queues, *figures.failed_jobs}},
+        "dicom_node_oldest_job_seconds": {(queue,): figures.oldest_job.get(queue, 0.0) for queue in {*queues, *figures.oldest_job}},
         "dicom_node_delivery_age_seconds": {(peer,): figures.oldest_delivery.get(peer, 0.0) for peer in {*peers, *figures.oldest_delivery}},
         "dicom_node_quarantine_held": {(): figures.quarantine_held},
         "dicom_node_header_backlog": {(): figures.header_backlog},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import func, select
 
 from dicom_node.node import Node
-from storage import associations, audit, completion, deliveries, integrity, runs
+from storage import associations, audit, completion, deliveries, header_json, integrity, runs
 from storage.completion import CompletionPolicy
 from storage.errors import IndexUnavailable
 from storage.header_json import HeaderMaker
@@ -42,12 +43,14 @@ class Duties:
         )
         self._headers: HeaderMaker | None = None
         self._headers_wait_since: float | None = None
+        self._just_completed: deque[str] = deque()
 
     def complete_studies(self) -> int:
         """Complete the studies that are quiet, and wake who routes them."""
         completed = completion.complete_quiet(self._node.database, self._node.clock(), self._policy)
         if completed:
             self._node.ring("route")
+        self._just_completed.extend(each.study_uid for each in completed)
         for each in completed:
             log.info("study.complete", study_uid=each.study_uid, revision=each.revision, reason=each.reason, instances=each.instances)
         return len(completed)
@@ -67,8 +70,10 @@ class Duties:
         return associations.expire(self._node.database, now=self._node.clock())
 
     def write_headers(self) -> int:
-        """Make header JSON of what was received, in batches; while instances stream in, it stays out of their way."""
+        """Make header JSON of what was received: of a complete study at once, beside its routing; else when no instances stream in."""
         total = 0
+        while self._just_completed:
+            total += header_json.build_study(self._node.archive, self._just_completed.popleft())
         self._headers = self._headers or HeaderMaker(self._node.archive)
         while not self._headers_wait():
             done = self._headers.build(HEADER_BATCH)

@@ -16,7 +16,7 @@ from dicom_node.routing.selection import Selection, Verdict, select_series
 from dicom_node.work.attributes import series_attributes
 from models.bundle import Bundle, load_bundle
 from models.errors import BundleInvalid
-from storage import audit, header_json, index, runs
+from storage import audit, index, runs
 from storage.archive import Archive
 from storage.completion import hold_revision
 from storage.database import Database
@@ -75,7 +75,6 @@ class RouteHandler:
         if study is None or study.revision != revision:
             self._finish(job, "the study is gone" if study is None else f"the study has moved on to revision {study.revision}")
             return
-        header_json.build_study(self._archive, study_uid)
         attributes = series_attributes(self._archive, study_uid, attributes)
         outcomes = [self._outcome(rule, name, attributes) for rule in self._config.rule for name in rule.run]
         with self._database.begin() as connection:

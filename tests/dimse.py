@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,3 +121,11 @@ def pdv(context: int, control: int, data: bytes) -> bytes:
 def p_data(*pdvs: bytes) -> bytes:
     body = b"".join(pdvs)
     return b"\x04\x00" + len(body).to_bytes(4, "big") + body
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for a condition that another thread brings about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "condition not met in time"
+        time.sleep(0.005)

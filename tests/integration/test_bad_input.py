@@ -25,7 +25,9 @@ REFUSALS = (0xA9, 0xC0, 0xC1, 0xB0)  # first byte of a status that blames the da
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiving]:
-    with receiving(tmp_path_factory.mktemp("bad-input")) as running:
+    folder = tmp_path_factory.mktemp("bad-input") / "node"
+    folder.mkdir()
+    with receiving(folder) as running:
         yield running
 
 

@@ -20,7 +20,7 @@ from dicom_node.dimse.errors import AssociationRejected, DimseError
 from dicom_node.dimse.message import decode_command, encode_store_request
 from dicom_node.dimse.scu import StoreItem, Timeouts, associate, echo_contexts
 from dicom_node.dimse.testing import DiscardingSession
-from tests.dimse import CT, IMPLICIT, Node, p_data, pdv, raw_association, raw_socket, receive_pdu, receiver, request_pdu
+from tests.dimse import CT, IMPLICIT, Node, p_data, pdv, raw_association, raw_socket, receive_pdu, receiver, request_pdu, until
 
 QUICK = Timeouts(connect=5, association=5, response=5, send=5)
 
@@ -30,13 +30,6 @@ def echo_seconds(port: int) -> float:
     with associate("127.0.0.1", port, calling_ae="KNOWN", called_ae="NODE", contexts=echo_contexts(), timeouts=QUICK) as association:
         assert association.echo() == 0
     return time.perf_counter() - before
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        time.sleep(0.005)
 
 
 @pytest.fixture

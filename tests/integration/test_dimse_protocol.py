@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +23,7 @@ from dicom_node.dimse.message import (
     frame_command,
     us,
 )
-from tests.dimse import CT, IMPLICIT, Node, p_data, pdv, raw_association, raw_socket, receive_pdu, receiver, request_pdu
+from tests.dimse import CT, IMPLICIT, Node, p_data, pdv, raw_association, raw_socket, receive_pdu, receiver, request_pdu, until
 
 STORE = encode_store_request(7, CT, "1.2.3")
 BOTH = [(CT, [IMPLICIT]), (VERIFICATION, [IMPLICIT])]
@@ -47,13 +45,6 @@ def alive(request: pytest.FixtureRequest) -> Iterator[None]:
         until(lambda: node.server.associations == 0 and node.archive.sessions == 0)
         node.archive.instances.clear()
         node.archive.abandoned.clear()
-
-
-def until(condition: Any, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "condition not met in time"
-        time.sleep(0.005)
 
 
 def response(sock: socket.socket) -> Command:
@@ -217,7 +208,7 @@ def test_silence_inside_a_message_ends_it(node: Node) -> None:
     with raw_association(node.port) as sock:
         sock.sendall(p_data(pdv(1, 3, STORE), pdv(1, 0, b"12")))
         assert_aborted(sock)
-    assert node.archive.abandoned == ["1.2.3"]
+    until(lambda: node.archive.abandoned == ["1.2.3"])
 
 
 def test_empty_pdus_and_empty_pdvs_between_messages(node: Node) -> None:

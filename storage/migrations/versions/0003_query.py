@@ -1,0 +1,16 @@
+"""Columns and indexes that C-FIND and QIDO match on
+
+Revision ID: 0003
+Revises: 0002
+"""
+
+from __future__ import annotations
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Filled in by the change that needs it."""

@@ -1,8 +1,9 @@
-"""Health and metrics over HTTP (Starlette on uvicorn). No patient identity; loopback only unless the configuration says otherwise.
+"""DICOMweb, health and metrics over HTTP (Starlette on uvicorn). Loopback only unless the configuration says otherwise.
 
-/healthz   the process answers
-/readyz    index and archive can be used; 503 with the reason otherwise
-/metrics   Prometheus text
+/healthz     the process answers
+/readyz      index and archive can be used; 503 with the reason otherwise
+/metrics     Prometheus text; no patient identity
+/dicom-web   search and retrieve (PS3.18)
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections.abc import Callable
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dicom_node.errors import http_status
 from dicom_node.node import Node
+from dicom_node.web.dicomweb.errors import WebError, failed, refused
+from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
 from dicom_node.web.metrics import CONTENT_TYPE, render
 from storage.errors import StorageError
 
@@ -41,11 +44,10 @@ def create_app(node: Node) -> Starlette:
         text = await run_in_threadpool(render, node)
         return Response(text, media_type=CONTENT_TYPE, headers=SECURITY_HEADERS)
 
-    async def failed(request: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, status_code=http_status(error), headers=SECURITY_HEADERS)
-
-    routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    return Starlette(routes=routes, exception_handlers={StorageError: failed})
+    routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics), *dicomweb_routes(node)]
+    return Starlette(
+        routes=routes, exception_handlers={WebError: refused, HTTPException: refused, StorageError: refused, Exception: failed}
+    )
 
 
 def why_not_ready(node: Node) -> list[str]:

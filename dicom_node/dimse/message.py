@@ -32,12 +32,19 @@ _REQUESTED_CLASS: Final = 0x0003
 _FIELD: Final = 0x0100
 _MESSAGE_ID: Final = 0x0110
 _MESSAGE_ID_RESPONDED: Final = 0x0120
+_MOVE_DESTINATION: Final = 0x0600
 _PRIORITY: Final = 0x0700
 _DATA_SET_TYPE: Final = 0x0800
 _STATUS: Final = 0x0900
 _COMMENT: Final = 0x0902
 _AFFECTED_INSTANCE: Final = 0x1000
 _REQUESTED_INSTANCE: Final = 0x1001
+_REMAINING: Final = 0x1020
+_COMPLETED: Final = 0x1021
+_FAILED: Final = 0x1022
+_WARNING: Final = 0x1023
+_ORIGINATOR: Final = 0x1030
+_ORIGINATOR_ID: Final = 0x1031
 
 _unpack_element = Struct("<LL").unpack_from
 _pack_element = Struct("<HHL").pack
@@ -49,6 +56,15 @@ _pack_pdu = Struct(">BBLLBB").pack
 
 _COMMAND_LAST: Final = 0x03
 _DATA_LAST: Final = 0x02
+
+
+class SubOperations(NamedTuple):
+    """The sub-operations of a retrieve: how many are to come, and how the others ended."""
+
+    remaining: int = 0
+    completed: int = 0
+    failed: int = 0
+    warning: int = 0
 
 
 class Command(NamedTuple):
@@ -76,6 +92,15 @@ class Command(NamedTuple):
     @property
     def priority(self) -> int:
         return _us(self.elements, _PRIORITY, 0)
+
+    @property
+    def move_destination(self) -> str:
+        return text_value(self.elements.get(_MOVE_DESTINATION, b""))
+
+    @property
+    def sub_operations(self) -> SubOperations:
+        """The counts of a C-MOVE or C-GET response; one that is not there is 0."""
+        return SubOperations(*(_us(self.elements, each, 0) for each in (_REMAINING, _COMPLETED, _FAILED, _WARNING)))
 
     @property
     def error_comment(self) -> str:
@@ -201,7 +226,30 @@ def encode_echo_request(message_id: int) -> bytes:
     return _pack_ul(0, _GROUP_LENGTH, 4, len(body)) + body
 
 
-def encode_store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str, priority: int = 0) -> bytes:
+def encode_retrieve_response(
+    request: Command, status: int, counts: SubOperations, comment: str = "", *, has_data_set: bool = False, remaining: bool = False
+) -> bytes:
+    """Write the response to a C-MOVE or C-GET; ``remaining`` says whether that count is in it, as in pending and canceled ones it is."""
+    body = encode_response(request, status, comment, has_data_set=has_data_set)[12:]
+    elements = zip((_REMAINING, _COMPLETED, _FAILED, _WARNING), counts)
+    body += b"".join(_pack_us(0, element, 2, min(count, 0xFFFF)) for element, count in elements if remaining or element != _REMAINING)
+    return _pack_ul(0, _GROUP_LENGTH, 4, len(body)) + body
+
+
+def encode_retrieve_request(message_id: int, sop_class_uid: str, *, destination: str | None = None, priority: int = 0) -> bytes:
+    """Write a C-MOVE-RQ to a destination, or a C-GET-RQ where there is none; its identifier follows."""
+    body = _request_head(C_GET_RQ if destination is None else C_MOVE_RQ, sop_class_uid) + _pack_us(0, _MESSAGE_ID, 2, message_id)
+    if destination is not None:
+        value = even(destination.encode("ascii", "replace"), b" ")
+        body += _pack_element(0, _MOVE_DESTINATION, len(value)) + value
+    body += _pack_us(0, _PRIORITY, 2, priority) + _pack_us(0, _DATA_SET_TYPE, 2, DATA_SET)
+    return _pack_ul(0, _GROUP_LENGTH, 4, len(body)) + body
+
+
+def encode_store_request(
+    message_id: int, sop_class_uid: str, sop_instance_uid: str, priority: int = 0, *, originator: tuple[str, int] | None = None
+) -> bytes:
+    """Write a C-STORE-RQ; ``originator`` is the AE title and the Message ID of the C-MOVE that it belongs to."""
     value = even(sop_instance_uid.encode("ascii"))
     body = (
         _request_head(C_STORE_RQ, sop_class_uid)
@@ -211,6 +259,9 @@ def encode_store_request(message_id: int, sop_class_uid: str, sop_instance_uid: 
         + _pack_element(0, _AFFECTED_INSTANCE, len(value))
         + value
     )
+    if originator is not None:
+        title = even(originator[0].encode("ascii", "replace"), b" ")
+        body += _pack_element(0, _ORIGINATOR, len(title)) + title + _pack_us(0, _ORIGINATOR_ID, 2, originator[1])
     return _pack_ul(0, _GROUP_LENGTH, 4, len(body)) + body
 
 

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from dicom_node.node import Node
+from dicom_node.web.dicomweb.qido import searcher
+from dicom_node.web.dicomweb.resources import PREFIX
+from storage.attributes import Level
 
-PREFIX = "/dicom-web"
+STUDIES = f"{PREFIX}/studies"
+STUDY = f"{STUDIES}/{{study}}"
+SERIES = f"{STUDY}/series/{{series}}"
+INSTANCE = f"{SERIES}/instances/{{instance}}"
 
 
 def routes(node: Node) -> list[BaseRoute]:
     """The routes of DICOMweb, for the web application."""
-    return []
+    return [*_search(node)]
+
+
+def _search(node: Node) -> list[BaseRoute]:
+    studies, series, instances = (searcher(node, level) for level in (Level.STUDY, Level.SERIES, Level.IMAGE))
+    return [
+        Route(STUDIES, studies),
+        Route(f"{PREFIX}/series", series),
+        Route(f"{PREFIX}/instances", instances),
+        Route(f"{STUDY}/series", series),
+        Route(f"{STUDY}/instances", instances),
+        Route(f"{SERIES}/instances", instances),
+    ]

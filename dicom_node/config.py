@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicom_node.config_errors import describe
-from dicom_node.config_values import AeTitle, Duration, Name, Port, Secret, Size
+from dicom_node.config_values import AeTitle, Attribute, DatabaseUrl, Duration, Name, Network, Port, Size, Uid
 from dicom_node.errors import ConfigurationError
 
 ENVIRONMENT = "DICOM_NODE_CONFIG"
@@ -23,7 +23,7 @@ DEFAULT_FILE = "dicom-node.toml"
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
 
 MatchValue = str | int | float | tuple[str | int | float, ...]
-Matching = dict[str, MatchValue]
+Matching = dict[Attribute, MatchValue]
 Kind = Literal["SEG", "SR"]
 
 
@@ -65,8 +65,8 @@ class DimseTable(Table):
     send_timeout: Duration = 30.0
     stop_deadline: Duration = 10.0
     max_pdu: Annotated[int, Field(ge=4096, le=1_048_576)] = 262_144
-    extra_sop_classes: tuple[str, ...] = ()
-    extra_transfer_syntaxes: tuple[str, ...] = ()
+    extra_sop_classes: tuple[Uid, ...] = ()
+    extra_transfer_syntaxes: tuple[Uid, ...] = ()
     tls: TlsTable | None = None
 
 
@@ -82,7 +82,7 @@ class WebTable(Table):
 class DatabaseTable(Table):
     """Index and jobs: SQLite in ``data_dir`` unless a URL is given."""
 
-    url: Secret | None = None
+    url: DatabaseUrl | None = None
 
 
 class ArchiveTable(Table):
@@ -151,7 +151,7 @@ class Peer(Table):
     ae_title: AeTitle
     host: str | None = None
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[Network, ...] = ()
     may_store: bool = True
     results: tuple[Kind, ...] = ("SEG", "SR")
     suffices: tuple[Kind, ...] = ("SR",)

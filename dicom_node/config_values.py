@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
@@ -49,9 +51,46 @@ def secret(value: Any) -> Any:
     raise ValueError('a secret is a text, { env = "NAME" } or { file = "PATH" }')
 
 
+def network(value: str) -> str:
+    """An address or a network: ``"10.1.2.3"``, ``"10.0.0.0/8"``, ``"fd00::/8"``."""
+    try:
+        ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("an address such as '10.1.2.3' or a network such as '10.0.0.0/8' is needed; names are not looked up") from None
+    return value
+
+
+def uid(value: str) -> str:
+    """A UID (PS3.5 9.1)."""
+    if len(value) > 64 or not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", value):
+        raise ValueError("a UID such as '1.2.840.10008.1.1' is needed: at most 64 digits and dots")
+    return value
+
+
+def database_url(value: str) -> str:
+    """The URL of a database that this program can use; the message doesn't quote it, since it may hold a password."""
+    if not re.match(r"(sqlite|postgresql(\+psycopg)?)://.", value):
+        raise ValueError("'sqlite:///PATH' or 'postgresql://USER@HOST/NAME' is needed")
+    return value
+
+
+def attribute(value: str) -> str:
+    """The keyword of a DICOM attribute (PS3.6), as rules match on it."""
+    from pydicom.datadict import keyword_dict
+
+    if value not in keyword_dict:
+        near = get_close_matches(value, keyword_dict, n=1)
+        raise ValueError(f"no DICOM attribute is called '{value}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(duration), Field(ge=0)]
 Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
 Secret = Annotated[str, BeforeValidator(secret)]
+DatabaseUrl = Annotated[Secret, AfterValidator(database_url)]
+Network = Annotated[str, AfterValidator(network)]
+Uid = Annotated[str, AfterValidator(uid)]
+Attribute = Annotated[str, AfterValidator(attribute)]
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]*[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]

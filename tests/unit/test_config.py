@@ -29,6 +29,12 @@ from dicom_node.errors import ConfigurationError
         ("[[peer]]\nname = 'a'\nae_title = 'A'\n[[peer]]\nname = 'a'\nae_title = 'B'", ["two [[peer]] tables are called 'a'"]),
         ("[[rule]]\nname = 'r'\nrun = ['m']\ndeliver = ['p']", ["rule 'r' delivers to 'p'", "no [[peer]]"]),
         ("[database]\nurl = { env = 'DICOM_NODE_NO_SUCH' }", ["database.url", "DICOM_NODE_NO_SUCH is not set"]),
+        ("[database]\nurl = 'mysql://me:hunter2@host/name'", ["database.url", "postgresql://"]),
+        ("[database]\nurl = 'nonsense'", ["database.url", "sqlite:///PATH"]),
+        ("[[peer]]\nname = 'a'\nae_title = 'A'\naddresses = ['10.0.0.300']", ["peer[1].addresses[1]", "'10.0.0.300'", "'10.0.0.0/8'"]),
+        ("[[rule]]\nname = 'r'\nrun = ['m']\nmatch = { Modalityy = 'MR' }", ["rule[1].match", "'Modalityy'", "did you mean 'Modality'"]),
+        ("[study]\nrequired = [{ SeriesDescripton = 'T1' }]", ["study.required[1]", "did you mean 'SeriesDescription'"]),
+        ("[dimse]\nextra_sop_classes = ['1.2.a']", ["dimse.extra_sop_classes[1]", "'1.2.a'"]),
         ("[node\n", ["not valid TOML"]),
     ],
 )
@@ -46,9 +52,10 @@ def test_every_fault_is_named_at_once() -> None:
     assert "web.prot" in str(raised.value)
 
 
-def test_a_secret_never_stands_in_an_error() -> None:
+@pytest.mark.parametrize("url", ["['postgresql://me:hunter2@host/name']", "'mysql://me:hunter2@host/name'"])
+def test_a_secret_never_stands_in_an_error(url: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        parse("[database]\nurl = ['postgresql://me:hunter2@host/name']")
+        parse(f"[database]\nurl = {url}")
     assert "hunter2" not in str(raised.value)
 
 

@@ -1,7 +1,7 @@
 """Header attributes as compact DICOM JSON (PS3.18 Annex F), made after the acknowledgement and never on the path to it.
 
-Bulk (binary values above 1 kB) is left out; a ``BulkDataURI`` holding the attribute's tag path marks its place, and whoever serves the JSON
-puts the resource's address before it. Pixel data and what follows it are not part of the header.
+Bulk (binary values above 1 kB, pixel data of any size) is left out; a ``BulkDataURI`` holding the attribute's tag path marks its place, and
+whoever serves the JSON puts the resource's address before it. What follows pixel data is not part of the header.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ BULK_THRESHOLD = 1024
 INFLATE_LIMIT = 16 * 1024 * 1024
 OVERLAP = 1000  # rows below the watermark that are looked at again: their transactions may have ended later than others
 SLICE = 20_000  # rows of one step of a pass over all
+PIXELS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}  # and their VR where it is implicit
 
 # What pydicom raises on values and structures that break form.
 UNREADABLE = (
@@ -59,7 +60,8 @@ def encode_header(file: BinaryIO, transfer_syntax_uid: str) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings show values
         try:
-            header = header_dict(read_header(file, transfer_syntax_uid))
+            dataset, pixels = _read(file, transfer_syntax_uid)
+            header = {**header_dict(dataset), **pixels}
         except UNREADABLE:
             header = {}
     return zlib.compress(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode(), 6)
@@ -181,6 +183,8 @@ def header_dict(dataset: Dataset, path: str = "") -> dict[str, Any]:
     """DICOM JSON of `dataset`; an attribute whose value breaks its VR keeps its place without a value."""
     result: dict[str, Any] = {}
     for tag in sorted(dataset.keys()):
+        if not tag & 0xFFFF:
+            continue  # Group Length is no part of the JSON model
         name = f"{int(tag):08X}"
         try:
             result[name] = _element(dataset[tag], f"{path}{name}")
@@ -203,19 +207,40 @@ def _element(element: DataElement, path: str) -> dict[str, Any]:
 
 def read_header(file: BinaryIO, transfer_syntax_uid: str) -> Dataset:
     """Read a Part 10 file up to its pixel data, a deflated one up to a limit; raises one of `UNREADABLE`."""
+    return _read(file, transfer_syntax_uid)[0]
+
+
+def _read(file: BinaryIO, transfer_syntax_uid: str) -> tuple[Dataset, dict[str, Any]]:
+    """The header, and the JSON that stands for the pixel data where there is some."""
     if transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
-        return _read_deflated(file.read())
-    return dcmread(file, stop_before_pixels=True, force=True)
+        file = _inflated(file.read())
+        dataset = read_dataset(file, is_implicit_VR=False, is_little_endian=True, stop_when=_at_pixel_data)
+        return dataset, _pixels(file.read(6), False, True)
+    dataset = dcmread(file, stop_before_pixels=True, force=True)
+    implicit, little = dataset.original_encoding
+    return dataset, _pixels(file.read(6), bool(implicit), little is not False)
 
 
-def _read_deflated(data: bytes) -> Dataset:
+def _pixels(start: bytes, implicit: bool, little: bool) -> dict[str, Any]:
+    """What stands for the element that begins with these bytes: tag, and VR where it is explicit."""
+    if len(start) < 6:
+        return {}
+    group, element = struct.unpack("<HH" if little else ">HH", start[:4])
+    vr = PIXELS.get(group << 16 | element)
+    if vr is None:
+        return {}
+    name = f"{group:04X}{element:04X}"
+    return {name: {"vr": vr if implicit else start[4:].decode("ascii", "replace"), "BulkDataURI": name}}
+
+
+def _inflated(data: bytes) -> io.BytesIO:
     """Inflate up to a limit: a small file may deflate gigabytes of zeros."""
     (group_length,) = struct.unpack_from("<I", data, 140)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     body = inflater.decompress(data[144 + group_length :], INFLATE_LIMIT + 1)
     if len(body) > INFLATE_LIMIT:
         raise ValueError("deflated data set beyond the limit")
-    return read_dataset(io.BytesIO(body), is_implicit_VR=False, is_little_endian=True, stop_when=_at_pixel_data)
+    return io.BytesIO(body)
 
 
 def _at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:

@@ -64,12 +64,12 @@ def test_is_the_same_json_as_pydicoms_without_bulk() -> None:
     assert header["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": "Müller^Jürgen"}]}
     assert header["00280030"] == {"vr": "DS", "Value": [0.5, 0.25]}
     assert header["00081032"]["Value"][0]["00080100"] == {"vr": "SH", "Value": ["T-D1100"]}
-    assert "7FE00010" not in header
 
 
 def test_bulk_is_marked_by_its_place() -> None:
     header = decode_header(encode_header(part10(sample()), ExplicitVRLittleEndian))
     assert header["00091001"] == {"vr": "OB", "BulkDataURI": "00091001"}
+    assert header["7FE00010"] == {"vr": "OW", "BulkDataURI": "7FE00010"}
     assert header["00081032"]["Value"][0]["00091010"] == {"vr": "OB", "BulkDataURI": "00081032/1/00091010"}
 
 

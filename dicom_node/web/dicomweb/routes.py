@@ -5,8 +5,11 @@ from __future__ import annotations
 from starlette.routing import BaseRoute, Route
 
 from dicom_node.node import Node
+from dicom_node.transcode import Transcoder
+from dicom_node.web.dicomweb.metadata import metadata
 from dicom_node.web.dicomweb.qido import searcher
 from dicom_node.web.dicomweb.resources import PREFIX
+from dicom_node.web.dicomweb.wado import instances
 from storage.attributes import Level
 
 STUDIES = f"{PREFIX}/studies"
@@ -17,7 +20,8 @@ INSTANCE = f"{SERIES}/instances/{{instance}}"
 
 def routes(node: Node) -> list[BaseRoute]:
     """The routes of DICOMweb, for the web application."""
-    return [*_search(node)]
+    transcoder = Transcoder()
+    return [*_search(node), *_retrieve(node, transcoder)]
 
 
 def _search(node: Node) -> list[BaseRoute]:
@@ -30,3 +34,9 @@ def _search(node: Node) -> list[BaseRoute]:
         Route(f"{STUDY}/instances", instances),
         Route(f"{SERIES}/instances", instances),
     ]
+
+
+def _retrieve(node: Node, transcoder: Transcoder) -> list[BaseRoute]:
+    whole, header = instances(node, transcoder), metadata(node)
+    levels = (STUDY, SERIES, INSTANCE)
+    return [*(Route(level, whole) for level in levels), *(Route(f"{level}/metadata", header) for level in levels)]

@@ -17,6 +17,7 @@ from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.valuerep import PersonName
 
 from storage.errors import CannotUnderstand
+from storage.names import name_keys
 
 WINDOW: Final = 16 << 10
 MAX_VALUE: Final = 16 << 10  # a longer value is no attribute to search by
@@ -341,10 +342,12 @@ class Header:
         return self._text(0x00100020)
 
     def patient(self) -> dict[str, str]:
-        return {column: self._text(tag) for tag, column in PATIENT_COLUMNS.items()}
+        values = {column: self._text(tag) for tag, column in PATIENT_COLUMNS.items()}
+        return values | name_keys("name", values["name"])
 
     def study(self) -> dict[str, str]:
-        return {column: self._text(tag) for tag, column in STUDY_COLUMNS.items()}
+        values = {column: self._text(tag) for tag, column in STUDY_COLUMNS.items()}
+        return values | name_keys("referring", values["referring_physician"])
 
     def series(self) -> dict[str, str]:
         return {column: self._text(tag) for tag, column in SERIES_COLUMNS.items()}

@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, case, exists, func, select
 
-from storage.matching import Wanted, clause, fold_name, vr_of
+from storage.matching import Wanted, clause, vr_of
+from storage.names import key_columns, name_clause
 from storage.records import InstanceRecord, SeriesRecord, StudyRecord, from_row
 from storage.schema import instance, patient, series, study
 
@@ -99,8 +100,7 @@ def studies(
 
 def _study_filter(keyword: str, value: Wanted) -> ColumnElement[bool]:
     if keyword == "PatientName":
-        names = [value] if isinstance(value, str | int | float) else value
-        return clause(patient.c.name_key, [fold_name(str(name)) for name in names], "PN")
+        return name_clause(key_columns(patient, "name"), value)
     if keyword in STUDY_COLUMNS or keyword in PATIENT_COLUMNS:
         return clause({**STUDY_COLUMNS, **PATIENT_COLUMNS}[keyword], value, vr_of(keyword))
     column = SERIES_COLUMNS.get("Modality" if keyword == "ModalitiesInStudy" else keyword)

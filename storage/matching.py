@@ -6,13 +6,14 @@
     "*T1*", "T?"               wildcard: ``*`` any text, ``?`` one character
     "20240101-20240131"        range of dates, times or date-times, either end may be missing
 
+    '""'                       empty value: what is absent or empty (PS3.4 C.2.2.2, Empty Value Matching)
+
 A stored value with several parts (``A\\B``) matches when any part, or any parts in a row, do. A wildcard becomes LIKE with ESCAPE, never a
-regular expression.
+regular expression. Person names are matched by :mod:`storage.names`, whole data sets by :mod:`storage.query`.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -25,7 +26,10 @@ Wanted: TypeAlias = str | int | float | Sequence[str]
 
 _ESCAPE = "!"
 MAX_TERMS = 10_000  # values in one list; a database takes some tens of thousands of parameters
+MAX_LENGTH = 1024  # characters of one value; wildcards in more of them would take long to try
+EMPTY = '""'
 _HIGH = "~"  # sorts after every character of a date or a time
+_LAST = "\U0010ffff"  # sorts after every character
 RANGES = frozenset({"DA", "TM", "DT"})
 _NO_WILDCARD = frozenset({"UI", "DA", "TM", "DT", "IS", "DS", "AS", "FL", "FD", "SL", "SS", "UL", "US"})
 # What rules and queries name; anything else matches as text.
@@ -77,10 +81,14 @@ def parse(wanted: Wanted, vr: str = "LO") -> tuple[Term, ...]:
         return ()
     if len(parts) > MAX_TERMS:
         raise ValueError(f"a list of {len(parts)} values to match; at most {MAX_TERMS}")
+    if max(map(len, parts)) > MAX_LENGTH:
+        raise ValueError(f"a value to match of more than {MAX_LENGTH} characters")
     return tuple(_term(part, vr) for part in parts if part)
 
 
 def _term(part: str, vr: str) -> Term:
+    if part == EMPTY:
+        return Pattern("", False)
     if vr in RANGES:
         low, dash, high = _split_range(part, vr)
         return Range(low, high if dash else low)
@@ -143,15 +151,38 @@ def _term_clause(column: ColumnElement[Any], term: Term, ignore_case: bool, mult
         low = value >= term.low if term.low else true()
         high = value <= literal(term.high + _HIGH) if term.high else true()
         return and_(column != "", low, high)
+    if not term.text:
+        return func.coalesce(column, "") == ""
     text: ColumnElement[Any] = func.lower(column) if ignore_case else column
-    pattern = _like(term.text.lower() if ignore_case else term.text, term.wildcard)
-    forms = (pattern, f"{pattern}\\%", f"%\\{pattern}", f"%\\{pattern}\\%") if multi else (pattern,)
+    if ignore_case:
+        term = Pattern(term.text.lower(), term.wildcard)
+    if not multi:
+        return text_clause(text, term)
+    pattern = _like(term)
+    forms = (pattern, f"{pattern}\\%", f"%\\{pattern}", f"%\\{pattern}\\%")
     return or_(*(text.like(form, escape=_ESCAPE) for form in forms))
 
 
-def _like(text: str, wildcard: bool) -> str:
-    escaped = "".join(f"{_ESCAPE}{character}" if character in "%_!" else character for character in text)
-    return escaped.replace("*", "%").replace("?", "_") if wildcard else escaped
+def text_clause(text: ColumnElement[Any], pattern: Pattern) -> ColumnElement[bool]:
+    """Make the condition that a text is exactly the pattern; what stands before its first wildcard is looked up in an index."""
+    if not pattern.wildcard:
+        return text == pattern.text
+    like = text.like(_like(pattern), escape=_ESCAPE)
+    prefix = prefix_of(pattern)
+    if not prefix:
+        return like
+    plain = _Bytewise(text)
+    return and_(plain >= prefix, plain < literal(prefix + _LAST), like)
+
+
+def prefix_of(pattern: Pattern) -> str:
+    """What every match of a pattern begins with."""
+    return pattern.text.split("*", 1)[0].split("?", 1)[0] if pattern.wildcard else pattern.text
+
+
+def _like(pattern: Pattern) -> str:
+    escaped = "".join(f"{_ESCAPE}{character}" if character in "%_!" else character for character in pattern.text)
+    return escaped.replace("*", "%").replace("?", "_") if pattern.wildcard else escaped
 
 
 def matches(wanted: Mapping[str, Wanted], attributes: Mapping[str, Any], *, ignore_case: bool = False) -> bool:
@@ -163,15 +194,9 @@ def mismatch(wanted: Mapping[str, Wanted], attributes: Mapping[str, Any], *, ign
     """Name the first attribute that does not match, in readable words; None when all do."""
     for keyword, value in wanted.items():
         if not value_matches(value, attributes.get(keyword), vr_of(keyword), ignore_case=ignore_case):
-            found = "\\".join(_texts(attributes.get(keyword)))
+            found = "\\".join(values_of(attributes.get(keyword)))
             return f"{keyword} is {found!r}, not {value!r}" if found else f"{keyword} is absent, not {value!r}"
     return None
-
-
-def fold_name(name: str) -> str:
-    """Fold a person name (or a wildcard for one) for matching: case and accents do not count, nor trailing empty components."""
-    folded = unicodedata.normalize("NFKD", name.casefold())
-    return "".join(character for character in folded if not unicodedata.combining(character)).strip(" ^=")
 
 
 def vr_of(keyword: str) -> str:
@@ -184,12 +209,13 @@ def value_matches(wanted: Wanted, value: Any, vr: str = "LO", *, ignore_case: bo
     terms = parse(wanted, vr)
     if not terms:
         return True
-    parts = _texts(value)
+    parts = values_of(value)
     candidates = list(_runs(parts)) if multi else ["\\".join(parts)]
     return any(_term_matches(term, text, ignore_case) for term in terms for text in candidates)
 
 
-def _texts(value: Any) -> list[str]:
+def values_of(value: Any) -> list[str]:
+    """The values of an attribute that holds none, one or several: a list, or a text with backslashes between them."""
     if value is None:
         return []
     values = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
@@ -205,8 +231,14 @@ def _runs(parts: Sequence[str]) -> Iterator[str]:
 def _term_matches(term: Term, text: str, ignore_case: bool) -> bool:
     if isinstance(term, Range):
         return text != "" and (not term.low or text >= term.low) and (not term.high or text <= term.high + _HIGH)
-    wanted, found = (term.text.lower(), text.lower()) if ignore_case else (term.text, text)
-    return _wildcard(wanted, found) if term.wildcard else wanted == found
+    if ignore_case:
+        return pattern_matches(Pattern(term.text.lower(), term.wildcard), text.lower())
+    return pattern_matches(term, text)
+
+
+def pattern_matches(pattern: Pattern, text: str) -> bool:
+    """Tell whether a text is exactly the pattern."""
+    return _wildcard(pattern.text, text) if pattern.wildcard else pattern.text == text
 
 
 def _wildcard(pattern: str, text: str) -> bool:

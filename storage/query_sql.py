@@ -8,8 +8,19 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Select, Text, exists, func, literal, null, select
 
-from storage.attributes import AVAILABILITY, COUNTS, MODALITIES_IN_STUDY, PATIENT_NAME, TABLES, Attribute, Level, Source
-from storage.matching import Wanted, clause, fold_name
+from storage.attributes import (
+    AVAILABILITY,
+    COUNTS,
+    MODALITIES_IN_STUDY,
+    PATIENT_NAME,
+    REFERRING_PHYSICIAN,
+    TABLES,
+    Attribute,
+    Level,
+    Source,
+)
+from storage.matching import Wanted, clause
+from storage.names import key_columns, name_clause
 from storage.schema import instance, patient, series, study
 
 _LEVELS = list(Level)
@@ -81,7 +92,9 @@ def _where(statement: Select[Any], level: Level, conditions: Sequence[Condition]
 def _condition(condition: Condition) -> ColumnElement[bool]:
     attribute = condition.attribute
     if attribute.tag == PATIENT_NAME:
-        return clause(patient.c.name_key, fold_name(str(condition.value)), "PN")
+        return name_clause(key_columns(patient, "name"), condition.value)
+    if attribute.tag == REFERRING_PHYSICIAN:
+        return name_clause(key_columns(study, "referring"), condition.value)
     if attribute.tag == MODALITIES_IN_STUDY:
         return exists().where(series.c.study_pk == study.c.pk, clause(series.c.modality, condition.value, "CS"))
     assert attribute.column is not None

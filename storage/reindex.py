@@ -21,9 +21,7 @@ from storage.columns import ReadMember, read_columns
 from storage.database import Database
 from storage.disk import Disk
 from storage.errors import ArchiveMismatch, Damaged, StorageError
-from storage.headers import PATIENT_COLUMNS
 from storage.journal import Deletion
-from storage.matching import fold_name
 from storage.members import Member
 from storage.schema import archive_info, emitted, instance, location, patient, segment, series, study, tombstone
 from storage.segments import SEGMENTS, TAR_END, try_lock
@@ -259,8 +257,7 @@ def _patient(connection: Connection, read: ReadMember, study_uid: str) -> int:
     pk = connection.execute(known).scalar_one_or_none()
     if pk is not None:
         return int(pk)
-    other = {name: columns[name] for name in PATIENT_COLUMNS.values() if name not in key}
-    return _insert(connection, patient, **key, **other, name_key=fold_name(columns["name"]))
+    return _insert(connection, patient, **{**columns, **key})
 
 
 def _insert_instance(connection: Connection, found: _Found, study_pk: int, series_pk: int, report: ReindexReport) -> int | None:

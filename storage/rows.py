@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import Table
 
 from storage.headers import Header
-from storage.matching import fold_name
 from storage.schema import association, association_study, instance, location, patient, segment, series, study
 
 Execute = Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]  # SQL with "?" for its parameters > rows
@@ -23,7 +22,7 @@ MIXED_PATIENTS = "instances disagree on PatientID"
 CHUNK = 200  # rows of one statement
 MEMORY_SIZE = 4096
 TOUCH_SECONDS = 1.0  # how exact it is known when an association last sent for a study
-_INSTANCE = [
+INSTANCE_COLUMNS = (
     "sop_uid",
     "sop_class_uid",
     "study_pk",
@@ -43,8 +42,8 @@ _INSTANCE = [
     "called_ae",
     "origin",
     "run_key",
-]
-_LOCATION = ["instance_pk", "segment_pk", "member_offset", "offset", "length", "meta_length"]
+)
+LOCATION_COLUMNS = ("instance_pk", "segment_pk", "member_offset", "offset", "length", "meta_length")
 
 
 @dataclass(slots=True)
@@ -130,9 +129,9 @@ class Memory:
     study's revision checks what it used. Changed only by `keep`, after a commit.
     """
 
-    parents: dict[tuple[str, str], _Parents] = field(default_factory=dict)
+    parents: dict[tuple[str, str], Parents] = field(default_factory=dict)
     touched: dict[tuple[str, str], float] = field(default_factory=dict)
-    learned: dict[tuple[str, str], _Parents] = field(default_factory=dict)
+    learned: dict[tuple[str, str], Parents] = field(default_factory=dict)
     touching: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def keep(self) -> None:
@@ -159,7 +158,7 @@ def insert_group(execute: Execute, entries: Sequence[Entry], memory: Memory | No
     memory = memory if memory is not None else Memory()
     taken = _without_own(execute, entries)
     parents = {
-        key: memory.parents.get(key) or _learn(execute, key, group, memory, lock) for key, group in sorted(_by(taken, _series_key).items())
+        key: memory.parents.get(key) or _learn(execute, key, group, memory, lock) for key, group in sorted(_by(taken, series_key).items())
     }
     for chunk in _chunks(taken):
         _insert_instances(execute, chunk, parents)
@@ -197,18 +196,30 @@ def _without_own(execute: Execute, entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if not entry.own]
 
 
-def _insert_instances(execute: Execute, entries: Sequence[Entry], parents: dict[tuple[str, str], _Parents]) -> None:
+def _insert_instances(execute: Execute, entries: Sequence[Entry], parents: dict[tuple[str, str], Parents]) -> None:
     values: list[Any] = []
     for entry in entries:
-        parent = parents[_series_key(entry)]
-        values += (entry.header.sop_uid, entry.sop_class_uid, parent.study_pk, parent.series_pk, entry.transfer_syntax_uid)
-        values += entry.header.instance()
-        values += (entry.digest, entry.data_length, entry.received_at, entry.association_id, entry.calling_ae, entry.called_ae)
-        values += (entry.origin, entry.run_key)
-    rows = execute(_insert(instance, tuple(_INSTANCE), len(entries), "ON CONFLICT DO NOTHING RETURNING sop_uid, pk"), values)
+        values += instance_values(entry, parents[series_key(entry)])
+    rows = execute(_insert(instance, INSTANCE_COLUMNS, len(entries), "ON CONFLICT DO NOTHING RETURNING sop_uid, pk"), values)
     inserted = {row[0]: row[1] for row in rows}
     for entry in entries:
         entry.pk = inserted.get(entry.header.sop_uid)
+
+
+def instance_values(entry: Entry, parents: Parents) -> tuple[Any, ...]:
+    """The values of `INSTANCE_COLUMNS`."""
+    return (
+        *(entry.header.sop_uid, entry.sop_class_uid, parents.study_pk, parents.series_pk, entry.transfer_syntax_uid),
+        *entry.header.instance(),
+        *(entry.digest, entry.data_length, entry.received_at, entry.association_id, entry.calling_ae, entry.called_ae),
+        *(entry.origin, entry.run_key),
+    )
+
+
+def location_values(entry: Entry, segment_pk: int | None) -> tuple[Any, ...]:
+    """The values of `LOCATION_COLUMNS` but the first."""
+    place = entry.place
+    return segment_pk, place.member_offset, place.offset, place.length, place.meta_length
 
 
 def _insert_locations(execute: Execute, entries: Sequence[Entry]) -> None:
@@ -217,8 +228,8 @@ def _insert_locations(execute: Execute, entries: Sequence[Entry]) -> None:
         for entry in chunk:
             place = entry.place
             entry.segment_pk = place.segment_pk if place.segment_pk is not None else _segment(execute, entry)
-            values += (entry.pk, entry.segment_pk, place.member_offset, place.offset, place.length, place.meta_length)
-        execute(_insert(location, tuple(_LOCATION), len(chunk), ""), values)
+            values += (entry.pk, *location_values(entry, entry.segment_pk))
+        execute(_insert(location, LOCATION_COLUMNS, len(chunk), ""), values)
 
 
 def _segment(execute: Execute, entry: Entry) -> int:
@@ -233,18 +244,18 @@ def _segment(execute: Execute, entry: Entry) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parents:
+class Parents:
     study_pk: int
     series_pk: int
     patient_id: str
 
 
-def _learn(execute: Execute, key: tuple[str, str], entries: Sequence[Entry], memory: Memory, lock: str) -> _Parents:
+def _learn(execute: Execute, key: tuple[str, str], entries: Sequence[Entry], memory: Memory, lock: str) -> Parents:
     found = memory.learned[key] = _parents(execute, entries, lock)
     return found
 
 
-def _parents(execute: Execute, entries: Sequence[Entry], lock: str) -> _Parents:
+def _parents(execute: Execute, entries: Sequence[Entry], lock: str) -> Parents:
     header = entries[0].header
     found = _find_parents(execute, header, lock)
     if found is None:
@@ -254,13 +265,13 @@ def _parents(execute: Execute, entries: Sequence[Entry], lock: str) -> _Parents:
     return found
 
 
-def _find_parents(execute: Execute, header: Header, lock: str) -> _Parents | None:
+def _find_parents(execute: Execute, header: Header, lock: str) -> Parents | None:
     rows = execute(
         "SELECT study.pk, series.pk, patient.patient_id FROM study JOIN patient ON patient.pk = study.patient_pk "
         f"JOIN series ON series.study_pk = study.pk WHERE study.study_uid = ? AND series.series_uid = ?{lock}",
         (header.study_uid, header.series_uid),
     )
-    return _Parents(*rows[0]) if rows else None
+    return Parents(*rows[0]) if rows else None
 
 
 def _insert_parents(execute: Execute, entries: Sequence[Entry]) -> None:
@@ -277,19 +288,18 @@ def _insert_parents(execute: Execute, entries: Sequence[Entry]) -> None:
 
 def _patient(execute: Execute, header: Header) -> int:
     values = header.patient()
-    values["name_key"] = fold_name(values["name"])
     values["anonymous_study"] = "" if values["patient_id"] else header.study_uid
     _insert_row(execute, patient, values)
     key = (values["patient_id"], values["issuer"], values["anonymous_study"])
     return int(execute("SELECT pk FROM patient WHERE patient_id = ? AND issuer = ? AND anonymous_study = ?", key)[0][0])
 
 
-def _raise_revision(execute: Execute, entries: Sequence[Entry], parents: dict[tuple[str, str], _Parents]) -> None:
-    parent = parents[_series_key(entries[0])]
+def _raise_revision(execute: Execute, entries: Sequence[Entry], parents: dict[tuple[str, str], Parents]) -> None:
+    parent = parents[series_key(entries[0])]
     mixed = any(entry.header.patient_id != parent.patient_id for entry in entries)
     newest = max(entry.received_at for entry in entries)
     state, values = _imported(len(entries), newest) if all(entry.origin == "imported" for entry in entries) else ("state = 'RECEIVING'", ())
-    children = {(parents[_series_key(entry)].series_pk, entry.header.series_uid) for entry in entries}
+    children = {(parents[series_key(entry)].series_pk, entry.header.series_uid) for entry in entries}
     rows = execute(
         f"UPDATE study SET revision = revision + ?, {state}, "
         "last_received_at = CASE WHEN last_received_at < ? THEN ? ELSE last_received_at END"
@@ -349,7 +359,7 @@ def _insert(table: Table, columns: tuple[str, ...], rows: int, ending: str) -> s
     return f"INSERT INTO {table.name} ({names}) VALUES {', '.join([marks] * rows)} {ending}"
 
 
-def _series_key(entry: Entry) -> tuple[str, str]:
+def series_key(entry: Entry) -> tuple[str, str]:
     return entry.header.study_uid, entry.header.series_uid
 
 

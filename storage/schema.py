@@ -33,6 +33,8 @@ metadata = MetaData(
     }
 )
 
+# Compared byte by byte on PostgreSQL too, whatever its locale, so that an index serves ranges and beginnings.
+Bytewise = Text().with_variant(Text(collation="C"), "postgresql")
 Big = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -51,16 +53,24 @@ patient = Table(
     "patient",
     metadata,
     _pk(),
-    Column("patient_id", Text, nullable=False),
+    Column("patient_id", Bytewise, nullable=False),
     Column("issuer", Text, nullable=False, server_default=""),
     Column("name", Text, nullable=False, server_default=""),
-    Column("name_key", Text, nullable=False, server_default="", index=True),  # case- and accent-folded, for matching
+    # Its alphabetic, ideographic and phonetic groups, case- and accent-folded, for matching (names.py).
+    Column("name_key", Bytewise, nullable=False, server_default="", index=True),
+    Column("name_ideographic_key", Bytewise, nullable=False, server_default=""),
+    Column("name_phonetic_key", Bytewise, nullable=False, server_default=""),
     Column("birth_date", Text, nullable=False, server_default=""),
     Column("sex", Text, nullable=False, server_default=""),
     # The study's UID where PatientID is empty (such patients are never merged), else empty.
     Column("anonymous_study", Text, nullable=False, server_default=""),
     UniqueConstraint("patient_id", "issuer", "anonymous_study"),
 )
+# Any three characters of a name lead to its patient as well: `patient_name_search` (SQLite, FTS5, kept up by triggers) or
+# `ix_patient_name_trigrams` (PostgreSQL, pg_trgm), made by migration 0003 where the database can.
+for _group in ("name_ideographic_key", "name_phonetic_key"):
+    _filled = text(f"{_group} <> ''")
+    Index(f"ix_patient_{_group}", patient.c[_group], sqlite_where=_filled, postgresql_where=_filled)
 
 study = Table(
     "study",
@@ -68,12 +78,15 @@ study = Table(
     _pk(),
     Column("study_uid", Text, nullable=False, unique=True),
     Column("patient_pk", Big, ForeignKey("patient.pk"), nullable=False, index=True),
-    Column("study_date", Text, nullable=False, server_default="", index=True),
+    Column("study_date", Bytewise, nullable=False, server_default="", index=True),
     Column("study_time", Text, nullable=False, server_default=""),
-    Column("accession_number", Text, nullable=False, server_default="", index=True),
+    Column("accession_number", Bytewise, nullable=False, server_default="", index=True),
     Column("study_id", Text, nullable=False, server_default=""),
     Column("study_description", Text, nullable=False, server_default=""),
     Column("referring_physician", Text, nullable=False, server_default=""),
+    Column("referring_key", Bytewise, nullable=False, server_default=""),
+    Column("referring_ideographic_key", Bytewise, nullable=False, server_default=""),
+    Column("referring_phonetic_key", Bytewise, nullable=False, server_default=""),
     Column("timezone_offset", Text, nullable=False, server_default=""),
     Column("state", String(16), nullable=False, server_default="RECEIVING"),  # RECEIVING | COMPLETE
     Column("revision", Integer, nullable=False, server_default="0"),  # raised by every new received instance
@@ -91,7 +104,7 @@ series = Table(
     metadata,
     _pk(),
     Column("series_uid", Text, nullable=False),
-    Column("study_pk", Big, ForeignKey("study.pk"), nullable=False, index=True),
+    Column("study_pk", Big, ForeignKey("study.pk"), nullable=False),
     Column("modality", Text, nullable=False, server_default=""),
     Column("series_number", Text, nullable=False, server_default=""),
     Column("series_description", Text, nullable=False, server_default=""),
@@ -110,6 +123,7 @@ series = Table(
     UniqueConstraint("study_pk", "series_uid"),
 )
 Index("ix_series_uid", series.c.series_uid)
+Index("ix_series_modality", series.c.study_pk, series.c.modality)
 
 instance = Table(
     "instance",
@@ -410,6 +424,67 @@ delivery_instance = Table(
     Column("comment", Text),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("answered_at", Float),
+    Column("commitment", String(16)),  # of an accepted one, where the peer commits: REQUESTED | COMMITTED | FAILED, else NULL
+    Column("failure_reason", Integer),  # (0008,1197) of the last report
+    Column("commit_attempts", Integer, nullable=False, server_default="0"),  # how often it was sent again because it was not committed
+    Column("committed_at", Float),
+)
+Index("ix_delivery_instance_sop", delivery_instance.c.sop_uid)
+
+commitment_request = Table(
+    "commitment_request",
+    metadata,
+    # Storage commitment asked by us (PS3.4 J.3), for the instances of a delivery.
+    _pk(),
+    Column("transaction_uid", Text, nullable=False, unique=True),
+    Column("delivery_pk", Big, ForeignKey("delivery.pk", ondelete="CASCADE"), nullable=False, index=True),
+    Column("peer", Text, nullable=False),
+    Column("state", String(16), nullable=False, server_default="REQUESTED"),  # REQUESTED | COMMITTED | FAILED | EXPIRED
+    Column("instances", Integer, nullable=False),
+    Column("requested_at", Float, nullable=False),
+    Column("due_at", Float, nullable=False),  # without a report by then it is asked again
+    Column("reported_at", Float),
+    Column("detail", Text),
+)
+Index(
+    "ix_commitment_request_open",
+    commitment_request.c.peer,
+    commitment_request.c.requested_at,
+    sqlite_where=text("state = 'REQUESTED'"),
+    postgresql_where=text("state = 'REQUESTED'"),
+)
+
+commitment = Table(
+    "commitment",
+    metadata,
+    # Storage commitment asked of us: the transaction, durable before its N-ACTION is answered.
+    _pk(),
+    Column("transaction_uid", Text, nullable=False),
+    Column("peer", Text, nullable=False),
+    Column("request_digest", String(64), nullable=False),  # BLAKE3 of the references: tells a repeated request from another one
+    Column("called_ae", Text, nullable=False),
+    Column("references", LargeBinary, nullable=False),  # zlib of lines "SOP class UID, tab, SOP instance UID"
+    Column("instances", Integer, nullable=False),
+    Column("duplicate", Boolean, nullable=False),  # the UID was in use for something else: every instance fails with 0131H
+    Column("state", String(16), nullable=False, server_default="REQUESTED"),  # REQUESTED | JUDGED | REPORTED | FAILED
+    Column("failures", LargeBinary),  # zlib of lines "index into references, tab, reason"
+    Column("failed", Integer),
+    Column("requested_at", Float, nullable=False),
+    Column("judged_at", Float),
+    Column("reported_at", Float),
+    Column("association_until", Float, nullable=False),  # until then the report is left to the association that asked
+    Column("reporter", Text),  # who is sending the report now
+    Column("reporter_until", Float),
+    Column("job_pk", Big),
+    Column("detail", Text),
+    UniqueConstraint("peer", "transaction_uid", "request_digest"),
+)
+Index(
+    "ix_commitment_open",
+    commitment.c.peer,
+    commitment.c.requested_at,
+    sqlite_where=text("state IN ('REQUESTED', 'JUDGED')"),
+    postgresql_where=text("state IN ('REQUESTED', 'JUDGED')"),
 )
 
 audit = Table(

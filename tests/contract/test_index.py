@@ -7,7 +7,7 @@ from sqlalchemy import insert, select, update
 
 from storage import associations, audit, index
 from storage.database import Database
-from storage.matching import fold_name
+from storage.names import name_keys
 from storage.records import AuditRecord, from_row
 from storage.schema import association, instance, patient
 from storage.schema import audit as audit_table
@@ -18,7 +18,7 @@ from tests.contract.fill import add_instance, add_study
 def filled(database: Database) -> Database:
     with database.begin() as connection:
         for pid, name in (("P1", "Müller^Jörg"), ("P2", "Doe^Jane")):
-            connection.execute(insert(patient).values(patient_id=pid, name=name, name_key=fold_name(name)))
+            connection.execute(insert(patient).values(patient_id=pid, name=name, **name_keys("name", name)))
     add_study(database, "1.1", at=1000.0, patient_id="P1", study_date="20240110", accession_number="A1")
     add_study(database, "1.2", at=2000.0, patient_id="P2", study_date="20240220", study_description="Head 100%")
     add_instance(database, "1.1", "1.1.1.10", series_uid="1.1.1", series_number="2", series_description="T1")

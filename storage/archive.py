@@ -229,21 +229,22 @@ class Archive:
     def open_instance(self, sop_uid: str) -> StoredInstance:
         """The instance of a UID; raises NotFound."""
         with self.database.read() as connection:
-            row = connection.execute(_STORED.where(instance.c.sop_uid == sop_uid)).first()
+            row = connection.execute(STORED.where(instance.c.sop_uid == sop_uid)).first()
         if row is None:
             raise NotFound(f"no instance {sop_uid}")
-        return self._stored(row)
+        return self.stored(row)
 
     def instances(self, study_uid: str, series_uid: str | None = None) -> list[StoredInstance]:
         """Instances of a study, or of one of its series, by series and instance number; damaged ones too."""
-        query = _STORED.where(study.c.study_uid == study_uid)
+        query = STORED.where(study.c.study_uid == study_uid)
         if series_uid is not None:
             query = query.where(series.c.series_uid == series_uid)
         with self.database.read() as connection:
             rows = connection.execute(query.order_by(series.c.pk, instance.c.pk)).all()
-        return sorted(map(self._stored, rows), key=lambda each: (each.series_uid, _number(each.instance_number)))
+        return sorted(map(self.stored, rows), key=lambda each: (each.series_uid, _number(each.instance_number)))
 
-    def _stored(self, row: Row[*tuple[Any, ...]]) -> StoredInstance:
+    def stored(self, row: Row[*tuple[Any, ...]]) -> StoredInstance:
+        """One row of `STORED` as an instance."""
         values = dict(row._mapping)
         return StoredInstance(path=self.root / values.pop("name"), **values)
 
@@ -307,7 +308,7 @@ class _MemberFile(io.BufferedReader):
         self._segment.close()
 
 
-_STORED = (
+STORED = (
     select(
         segment.c.name,
         instance.c.sop_uid,

@@ -36,6 +36,8 @@ class Admitted:
 
     peer: str | None
     may_store: bool
+    may_query: bool = False
+    may_retrieve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class KnownPeer:
     ae_title: str
     addresses: tuple[str, ...] = ()
     may_store: bool = True
+    may_query: bool = False
+    may_retrieve: bool = False
 
 
 @dataclass
@@ -97,7 +101,7 @@ class PeerAdmission:
         if known:
             for peer in known:
                 if _matches(caller.address, peer.addresses):
-                    return Admitted(peer.name, peer.may_store)
+                    return Admitted(peer.name, peer.may_store, peer.may_query, peer.may_retrieve)
             return Refusal(REJECT_CALLING, "calling AE title from an address that is not its own")
         if self.unknown is Unknown.REFUSE:
             return Refusal(REJECT_CALLING, "calling AE title is unknown")

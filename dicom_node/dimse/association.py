@@ -18,15 +18,17 @@ from dicom_node.dimse.errors import (
     ABORT_BY_PROVIDER,
     REASON_NOT_SPECIFIED,
     REASON_UNEXPECTED_PARAMETER,
+    REASON_UNEXPECTED_PDU,
     AssociationAborted,
     AssociationReleased,
     ConnectionLost,
     DimseError,
+    IdentifierTooLong,
     ProtocolError,
     Timeout,
 )
 from dicom_node.dimse.faults import describe
-from dicom_node.dimse.message import C_CANCEL_RQ, Command, decode_command, encode_response, frame_command_split
+from dicom_node.dimse.message import C_CANCEL_RQ, Command, decode_command, encode_response, frame_command_split, frame_data_set
 
 log = structlog.get_logger()
 
@@ -62,7 +64,11 @@ class AssociationContext:
     address: str
     peer: str | None
     may_store: bool
+    may_query: bool = False
+    may_retrieve: bool = False
     contexts: Mapping[int, AcceptedContext] = field(default_factory=dict)
+    scp_roles: frozenset[str] = frozenset()
+    """SOP classes of which the requestor is the provider: what it takes by C-STORE in a C-GET."""
     max_pdu: int = 0
     opened_at: float = 0.0
     stored: int = 0
@@ -120,6 +126,35 @@ class Acceptor:
         while self._data_left:
             _, last = self.connection.read_data(self._context_id)
             self._data_left = not last
+
+    def read_identifier(self, max_bytes: int) -> bytes:
+        """The data set of the current message as a whole; raises IdentifierTooLong, the rest then being dropped."""
+        parts: list[bytes] = []
+        size = 0
+        for views in self.data():
+            size += sum(map(len, views))
+            if size > max_bytes:
+                self.drain()
+                raise IdentifierTooLong(f"an identifier of more than {max_bytes} bytes")
+            parts += map(bytes, views)
+        return b"".join(parts)
+
+    def canceled(self, message: Message) -> bool:
+        """Whether a C-CANCEL of a request has come in; never waits for one. Other messages that come in between are protocol errors."""
+        while self.connection.has_input():
+            _, data = self.connection.read_command()
+            command = decode_command(data)
+            if command.field != C_CANCEL_RQ or command.has_data_set:
+                raise ProtocolError("a message before the response to the last one", REASON_UNEXPECTED_PDU)
+            if command.message_id == message.command.message_id:
+                return True
+        return False
+
+    def respond_pending(self, message: Message, status: int, identifier: bytes) -> None:
+        """Send a response with a data set behind it, in one piece."""
+        command = encode_response(message.command, status, has_data_set=True)
+        context_id, limit = message.context.id, self.context.max_pdu
+        self.connection.send(frame_command_split(context_id, command, limit) + frame_data_set(context_id, identifier, limit))
 
     def respond(self, message: Message, status: int, comment: str = "") -> None:
         """Send the response to a request; the rest of its data set is drained first."""

@@ -7,12 +7,13 @@ apart where it lies; what is handed out are views into the buffer, valid until t
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import time
 from collections.abc import Sequence
 from struct import Struct
-from typing import Final
+from typing import Final, cast
 
 from dicom_node.dimse import pdu
 from dicom_node.dimse.errors import (
@@ -157,6 +158,16 @@ class Connection:
     def expect_data_set(self) -> None:
         """Say that the message goes on: silence is now a stall, not idleness."""
         self._mid_message = True
+
+    def has_input(self) -> bool:
+        """Whether something has come in that was not read yet; never waits."""
+        if self._position < self._end:
+            return True
+        if self._tls and cast(ssl.SSLSocket, self.sock).pending():
+            return True
+        poller = select.poll()
+        poller.register(self.sock, select.POLLIN)
+        return bool(poller.poll(0))
 
     def read_command(self) -> tuple[int, bytes]:
         """Receive the next command set: its presentation context and its bytes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final
 
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, StoragePresentationContexts
@@ -12,6 +12,16 @@ from dicom_node.dimse.pdu import ContextResult, ProposedContext
 VERIFICATION: Final = "1.2.840.10008.1.1"
 LABEL_MAP_SEGMENTATION: Final = "1.2.840.10008.5.1.4.1.1.66.7"
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
+DICOM_ROOT: Final = "1.2.840.10008."
+
+PATIENT_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.1.2"
+PATIENT_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.1.3"
+STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
+PATIENT_STUDY_ONLY_MOVE: Final = "1.2.840.10008.5.1.4.1.2.3.2"
+PATIENT_STUDY_ONLY_GET: Final = "1.2.840.10008.5.1.4.1.2.3.3"
+MOVE_CLASSES: Final = frozenset({PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE, PATIENT_STUDY_ONLY_MOVE})
+GET_CLASSES: Final = frozenset({PATIENT_ROOT_GET, STUDY_ROOT_GET, PATIENT_STUDY_ONLY_GET})
 
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
@@ -76,7 +86,10 @@ class Negotiator:
         return ContextResult(context.id, ACCEPTED, known[0] if len(known) == 1 else min(known, key=rank.__getitem__))
 
 
-def answer_roles(proposed: Mapping[str, tuple[bool, bool]], accepted: Iterable[str]) -> dict[str, tuple[bool, bool]]:
-    """Answer SCP/SCU role selection: the requestor stays the user, this node the provider (PS3.7 D.3.3.4)."""
+def answer_roles(
+    proposed: Mapping[str, tuple[bool, bool]], accepted: Iterable[str], provided: Container[str] = ()
+) -> dict[str, tuple[bool, bool]]:
+    """Answer SCP/SCU role selection (PS3.7 D.3.3.4): the requestor is the user, and of the classes ``provided`` also the provider,
+    where it proposes so: of Storage classes, to which a C-GET sends."""
     classes = set(accepted)
-    return {uid: (scu, False) for uid, (scu, _scp) in proposed.items() if uid in classes}
+    return {uid: (scu, scp and uid in provided) for uid, (scu, scp) in proposed.items() if uid in classes}

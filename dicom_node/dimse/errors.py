@@ -11,6 +11,7 @@
     │   └── ConnectionLost       the peer went away without a word
     ├── AssociationReleased      the peer released while an answer was awaited
     ├── ContextNotAccepted       the peer takes no such SOP class or transfer syntax
+    ├── IdentifierTooLong        a request's identifier is beyond what is read; the association goes on
     └── ProtocolError            the peer broke PS3.7 or PS3.8; answered by an A-ABORT
         └── MalformedCommand     a command set that cannot be read
 
@@ -114,6 +115,10 @@ class ContextNotAccepted(DimseError):
         self.transfer_syntax_uid = transfer_syntax_uid
         what = sop_class_uid + (f" in {transfer_syntax_uid}" if transfer_syntax_uid else "")
         super().__init__(f"the peer accepted no presentation context for {what}")
+
+
+class IdentifierTooLong(DimseError):
+    """An identifier beyond what is read of one; to be answered with a failure status."""
 
 
 class ProtocolError(DimseError):

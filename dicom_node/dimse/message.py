@@ -56,6 +56,7 @@ _pack_pdu = Struct(">BBLLBB").pack
 
 _COMMAND_LAST: Final = 0x03
 _DATA_LAST: Final = 0x02
+_LONGEST: Final = 262_144
 
 
 class SubOperations(NamedTuple):
@@ -269,6 +270,17 @@ def frame_command(context_id: int, command: bytes) -> bytes:
     """One P-DATA-TF PDU that holds one whole command set."""
     length = len(command)
     return _pack_pdu(4, 0, length + 6, length + 2, context_id, _COMMAND_LAST) + command
+
+
+def frame_data_set(context_id: int, data: bytes, max_length: int) -> bytes:
+    """A short data set in as many P-DATA-TF PDUs as the peer's maximum length asks for; longest fragment 256 KiB."""
+    step = max(min(max_length or _LONGEST, _LONGEST) - 6 & ~1, 2)
+    parts = []
+    for start in range(0, len(data) or 1, step):
+        piece = data[start : start + step]
+        control = _DATA_LAST if start + step >= len(data) else 0
+        parts.append(_pack_pdu(4, 0, len(piece) + 6, len(piece) + 2, context_id, control) + piece)
+    return b"".join(parts)
 
 
 def frame_command_split(context_id: int, command: bytes, max_length: int) -> bytes:

@@ -201,6 +201,11 @@ class Requestor:
         else:
             self.abort()
 
+    @property
+    def connection(self) -> Connection:
+        """What the association runs on, for services that stand in files of their own."""
+        return self._connection
+
     # -------------------------------------------------------------- services
 
     def echo(self) -> int:

@@ -22,7 +22,7 @@ from dicom_node.dimse import pdu
 from dicom_node.dimse.admission import Admission, Admitted, Caller, Refusal
 from dicom_node.dimse.association import Acceptor, AssociationContext, AssociationHooks, Service, accepted_contexts
 from dicom_node.dimse.connection import DEFAULT_MAX_PDU, Connection
-from dicom_node.dimse.contexts import APPLICATION_CONTEXT, Negotiator, answer_roles
+from dicom_node.dimse.contexts import APPLICATION_CONTEXT, DICOM_ROOT, GET_CLASSES, STORAGE_CLASSES, Negotiator, answer_roles
 from dicom_node.dimse.errors import ABORT_BY_PROVIDER, REASON_UNEXPECTED_PDU, DimseError, ProtocolError
 from dicom_node.dimse.faults import describe
 from dicom_node.dimse.reception import LIMIT_EXCEEDED, REJECT_LIMIT, Arrival, Reception
@@ -99,6 +99,7 @@ class Server:
         self._admission = admission
         self._hooks = hooks
         self._clock = clock
+        self._sent_back = frozenset(uid for uid in services if uid in STORAGE_CLASSES or not uid.startswith(DICOM_ROOT))
         self._negotiator = Negotiator(services, settings.extra_transfer_syntaxes)
         self._tls = settings.tls_context() if settings.tls_context else None
         self._lock = threading.Condition()
@@ -258,6 +259,8 @@ class Server:
             return None
         results = self._negotiator.answer(request.contexts)
         contexts = accepted_contexts(request, results)
+        abstract = {accepted.abstract_syntax for accepted in contexts.values()}
+        roles = answer_roles(request.user.roles, abstract, self._sent_back if not abstract.isdisjoint(GET_CLASSES) else ())
         context = AssociationContext(
             id=key,
             calling_ae=caller.calling_ae,
@@ -265,7 +268,10 @@ class Server:
             address=caller.address,
             peer=verdict.peer,
             may_store=verdict.may_store,
+            may_query=verdict.may_query,
+            may_retrieve=verdict.may_retrieve,
             contexts=contexts,
+            scp_roles=frozenset(uid for uid, (_, scp) in roles.items() if scp),
             max_pdu=request.user.max_length,
             opened_at=self._clock(),
         )
@@ -273,7 +279,7 @@ class Server:
         user = pdu.UserInformation(
             max_length=self.settings.max_pdu,
             async_window=(1, 1) if request.user.async_window else None,
-            roles=answer_roles(request.user.roles, {accepted.abstract_syntax for accepted in contexts.values()}),
+            roles=roles,
         )
         with self._lock:
             if self._stopping:

@@ -1,0 +1,61 @@
+"""C-GET (PS3.4 C.4.3): instances come back on the same association, as C-STORE where the requestor is the SCP."""
+
+from __future__ import annotations
+
+from dicom_node.dimse.association import UNRECOGNIZED_OPERATION, Acceptor, Message
+from dicom_node.dimse.errors import ABORT_BY_PROVIDER, REASON_NOT_SPECIFIED, AssociationAborted
+from dicom_node.dimse.message import C_GET_RQ, Command
+from dicom_node.dimse.services.retrieving import (
+    PENDING,
+    Progress,
+    Retrieving,
+    Steps,
+    SubOperationRun,
+    Transcoding,
+)
+from dicom_node.dimse.suboperations import StoreChannel
+from storage.archive import Archive
+from storage.errors import StorageError
+
+
+class GetService:
+    """Answers C-GET."""
+
+    def __init__(self, archive: Archive, transcoding: Transcoding) -> None:
+        self._archive = archive
+        self._transcoding = transcoding
+
+    def handle(self, association: Acceptor, message: Message) -> None:
+        if message.command.field != C_GET_RQ:
+            association.respond(message, UNRECOGNIZED_OPERATION)
+            return
+        retrieving = Retrieving(association, message)
+        instances = retrieving.instances(self._archive)
+        if instances is None:
+            return
+        progress, steps = Progress(len(instances)), Steps(len(instances))
+
+        def other(command: Command) -> None:
+            if command.message_id == message.command.message_id:
+                progress.canceled.set()
+
+        def settled() -> None:
+            if not progress.canceled.is_set() and steps.due(progress.counts):
+                retrieving.respond(PENDING, progress.counts)
+
+        channel = StoreChannel(association.connection, association.context.max_pdu, store_contexts(association), other=other)
+        run = SubOperationRun(self._archive, self._transcoding, instances, progress, priority=message.command.priority)
+        try:
+            run.run(channel, settled=settled)
+        except StorageError as error:  # in the middle of a large instance: what is out cannot be taken back
+            association.connection.abort(ABORT_BY_PROVIDER, REASON_NOT_SPECIFIED)
+            raise AssociationAborted(ABORT_BY_PROVIDER, message=f"an instance could not be sent to its end: {error}") from error
+        finally:
+            run.close()
+        retrieving.conclude(progress)
+
+
+def store_contexts(association: Acceptor) -> dict[tuple[str, str], int]:
+    """The presentation contexts on which the requestor takes C-STORE."""
+    agreed, roles = association.context.contexts.values(), association.context.scp_roles
+    return {(each.abstract_syntax, each.transfer_syntax): each.id for each in agreed if each.abstract_syntax in roles}

@@ -1,0 +1,168 @@
+"""C-MOVE (PS3.4 C.4.2): instances go to a configured peer, over one association with it; the requestor hears how far that is."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from dicom_node.dimse.association import UNRECOGNIZED_OPERATION, Acceptor, Message
+from dicom_node.dimse.errors import DimseError
+from dicom_node.dimse.faults import describe
+from dicom_node.dimse.message import C_MOVE_RQ
+from dicom_node.dimse.scu import Requestor
+from dicom_node.dimse.services.retrieving import (
+    PENDING,
+    UNKNOWN_DESTINATION,
+    Progress,
+    Retrieving,
+    Steps,
+    SubOperationRun,
+    Transcoding,
+)
+from dicom_node.dimse.suboperations import StoreChannel
+from storage.archive import Archive, StoredInstance
+from storage.errors import StorageError
+
+log = structlog.get_logger()
+
+MAX_CONTEXTS: Final = 128
+_LOOK: Final = 0.1  # seconds between looks at a C-CANCEL
+_REACHES: Final = 3  # associations in one move: a destination that aborts at an instance may get the others
+
+Contexts = list[tuple[str, list[str]]]
+
+
+class Destinations(Protocol):
+    """The peers that something may be moved to."""
+
+    def knows(self, ae_title: str) -> bool:
+        """Whether there is such a peer."""
+
+    def associate(self, ae_title: str, contexts: Contexts) -> Requestor:
+        """Open an association with it; raises DimseError."""
+
+
+class MoveService:
+    """Answers C-MOVE."""
+
+    def __init__(self, archive: Archive, transcoding: Transcoding, destinations: Destinations) -> None:
+        self._archive = archive
+        self._transcoding = transcoding
+        self._destinations = destinations
+
+    def handle(self, association: Acceptor, message: Message) -> None:
+        if message.command.field != C_MOVE_RQ:
+            association.respond(message, UNRECOGNIZED_OPERATION)
+            return
+        retrieving = Retrieving(association, message)
+        instances = retrieving.instances(self._archive)
+        if instances is None:
+            return
+        title = message.command.move_destination
+        if not self._destinations.knows(title):
+            association.respond(message, UNKNOWN_DESTINATION, "the move destination is no peer of this node")
+            return
+        progress = Progress(len(instances))
+        if instances:
+            run = SubOperationRun(self._archive, self._transcoding, instances, progress, priority=message.command.priority)
+            originator = (association.context.calling_ae, message.command.message_id)
+            reach = lambda: self._destinations.associate(title, propose(instances, self._transcoding))  # noqa: E731
+            move = Move(run, reach, originator)
+            try:
+                move.start()
+                self._attend(association, message, retrieving, move)
+            finally:
+                move.stop()
+        retrieving.conclude(progress)
+
+    def _attend(self, association: Acceptor, message: Message, retrieving: Retrieving, move: Move) -> None:
+        """Tell the requestor how far it is, and hear it cancel, until the move has ended."""
+        progress = move.progress
+        steps = Steps(progress.total)
+        while not move.ended.wait(_LOOK):
+            if not progress.canceled.is_set() and association.canceled(message):
+                progress.canceled.set()
+            counts = progress.counts
+            if not progress.canceled.is_set() and steps.due(counts):
+                retrieving.respond(PENDING, counts)
+
+
+class Move:
+    """The sub-operations of one C-MOVE, in a thread of their own."""
+
+    def __init__(self, run: SubOperationRun, reach: Callable[[], Requestor], originator: tuple[str, int]) -> None:
+        self.progress = run.progress
+        self.ended = threading.Event()
+        self._run = run
+        self._reach = reach
+        self._originator = originator
+        self._association: Requestor | None = None
+        self._thread = threading.Thread(target=self._work, name="move", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, also where the requestor is gone and the destination does not answer."""
+        if not self.ended.is_set():
+            self.progress.canceled.set()
+            association = self._association
+            if association is not None:
+                association.connection.interrupt(socket.SHUT_RDWR)
+            self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            self._send()
+        except Exception as error:  # noqa: BLE001 - the requestor must get its final response
+            log.error("move.failed", **describe(error))
+            self._run.fail_rest("processing failed")
+        finally:
+            self._run.close()
+            self.ended.set()
+
+    def _send(self) -> None:
+        why = "the destination ends its associations"
+        for _ in range(_REACHES):
+            settled = self.progress.completed + self.progress.warning
+            try:
+                with self._reach() as self._association:
+                    channel = StoreChannel(self._association.connection, self._association.max_pdu, self._association.accepted)
+                    self._run.run(channel, originator=self._originator)
+                    self.ended.set()  # the release is no longer the requestor's concern
+            except (DimseError, StorageError) as error:
+                why = f"{error.step}: {type(error).__name__}" if isinstance(error, DimseError) else type(error).__name__
+                log.warning("move.association_lost", why=str(error))
+            if self._run.done or self.progress.canceled.is_set():
+                return
+            if self.progress.completed + self.progress.warning == settled:
+                break  # nothing came through: another attempt would not either
+        self._run.fail_rest(why)
+
+
+def propose(instances: Sequence[StoredInstance], transcoding: Transcoding) -> Contexts:
+    """Presentation contexts for exactly these instances.
+
+    One for each SOP class and stored transfer syntax, so that each is accepted or refused by itself; and for each class one with what
+    its instances can be changed to without loss, uncompressed first, and one with the compressed ones.
+    """
+    stored: dict[str, dict[str, None]] = {}
+    for each in instances:
+        stored.setdefault(each.sop_class_uid, {})[each.transfer_syntax_uid] = None
+    exact: Contexts = [(sop_class, [syntax]) for sop_class, syntaxes in stored.items() for syntax in syntaxes]
+    more: Contexts = []
+    for sop_class, syntaxes in stored.items():
+        changed = dict.fromkeys(target for syntax in syntaxes for target in transcoding.targets(syntax) if target not in syntaxes)
+        native = [uid for uid in changed if uid in UNCOMPRESSED]
+        compressed = [uid for uid in changed if uid not in UNCOMPRESSED]
+        more += [(sop_class, group) for group in (native, compressed) if group]
+    if len(exact) + len(more) <= MAX_CONTEXTS:
+        return exact + more
+    return [(sop_class, [*syntaxes, *UNCOMPRESSED]) for sop_class, syntaxes in stored.items()][:MAX_CONTEXTS]
+
+
+UNCOMPRESSED: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")

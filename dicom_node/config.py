@@ -214,6 +214,11 @@ class Config(Table):
         known = ", ".join(peer.name for peer in self.peer) or "none"
         raise ConfigurationError(f"there is no peer '{name}'; configured: {known}")
 
+    @property
+    def destinations(self) -> tuple[Peer, ...]:
+        """The peers that something can be sent to."""
+        return tuple(peer for peer in self.peer if peer.host is not None)
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         for problem in _contradictions(self):

@@ -285,17 +285,17 @@ def build_io_workers(node: Node) -> list[Worker]:
     from dicom_node.work.deliver import DeliverHandler
     from dicom_node.work.route import RouteHandler
     from dicom_node.work.worker import Worker
+    from storage.deliveries import queue_of
 
     config = node.config
     queue = node.queue(backoff=Backoff(base=config.delivery.backoff, cap=config.delivery.max_backoff))
     route = RouteHandler(config, node.database, node.archive, queue, clock=node.clock, ring=node.ring)
     deliver = DeliverHandler(config, node.database, node.archive, queue, clock=node.clock)
     workers = [Worker(queue, ["route"], {"route": route}, name=f"{node.process}/route", bell=nudge.Doorbell(config.runtime_dir, "route"))]
-    for peer in config.peer:
-        if peer.host is not None:
-            bell = nudge.Doorbell(config.runtime_dir, f"deliver-{peer.name}")
-            name = f"{node.process}/{peer.name}"
-            workers.append(Worker(queue, [f"deliver:{peer.name}"], {"deliver": deliver}, name=name, bell=bell))
+    for peer in config.destinations:
+        bell = nudge.Doorbell(config.runtime_dir, f"deliver-{peer.name}")
+        name = f"{node.process}/{peer.name}"
+        workers.append(Worker(queue, [queue_of(peer.name)], {"deliver": deliver}, name=name, bell=bell))
     return workers
 
 

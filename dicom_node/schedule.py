@@ -65,6 +65,16 @@ class Duties:
             deliveries.settle(connection, now=self._node.clock())
         return freed
 
+    def end_unserved_deliveries(self) -> int:
+        """Fail what waits for a peer that is no longer configured: nobody would ever send it, and nobody would be told."""
+        served = [deliveries.queue_of(peer.name) for peer in self._node.config.destinations]
+        failed = self._queue.fail_unserved("deliver", served, _not_configured)
+        if failed:
+            log.error("deliveries.unserved", count=failed)
+            with self._node.database.begin() as connection:
+                deliveries.settle(connection, now=self._node.clock())
+        return failed
+
     def expire_associations(self) -> int:
         """Close the associations of receivers that died."""
         return associations.expire(self._node.database, now=self._node.clock())
@@ -132,6 +142,12 @@ class Duties:
         return True
 
 
+def _not_configured(queue: str, job: int) -> str:
+    peer = queue.partition(":")[2]
+    way_out = f"put its [[peer]] table with host and port back, restart, and: dicom-node job retry {job}"
+    return f"peer '{peer}' is not configured any more; {way_out}"
+
+
 def completion_interval(quiet_period: float) -> float:
     """How often to look for quiet studies: often enough not to be noticed beside the quiet period itself."""
     return min(1.0, max(0.1, quiet_period / 10))
@@ -145,6 +161,7 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
     every: list[tuple[Callable[[], object], float]] = [
         (duties.complete_studies, completion_interval(node.config.study.quiet_period)),
         (duties.reclaim_jobs, min(5.0, lease / 3)),
+        (duties.end_unserved_deliveries, 10.0),
         (duties.expire_associations, 5.0),
         (duties.write_headers, 2.0),
         (duties.seal_studies, 10.0),

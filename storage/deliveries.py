@@ -17,6 +17,11 @@ from storage.statements import insert_new, is_one_of
 ANSWERED = frozenset({"ACCEPTED", "REFUSED", "NOT_OFFERED"})
 
 
+def queue_of(peer: str) -> str:
+    """The name of a peer's queue."""
+    return f"deliver:{peer}"
+
+
 def create_delivery(
     connection: Connection,
     run_pk: int | None,
@@ -44,7 +49,7 @@ def create_delivery(
     if sop_uids:
         connection.execute(insert(delivery_instance), [{"delivery_pk": pk, "sop_uid": uid} for uid in dict.fromkeys(sop_uids)])
     work = JobSpec(
-        kind="deliver", queue=f"deliver:{peer}", dedupe_key=f"deliver:{pk}", payload={"delivery_pk": pk},
+        kind="deliver", queue=queue_of(peer), dedupe_key=f"deliver:{pk}", payload={"delivery_pk": pk},
         study_uid=study_uid, priority=priority, max_attempts=max_attempts,
     )  # fmt: skip
     connection.execute(update(delivery).where(delivery.c.pk == pk).values(job_pk=queue.enqueue(connection, work)))

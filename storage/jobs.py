@@ -3,6 +3,7 @@
     SCHEDULED --claim--> IN_PROGRESS --complete--> COMPLETED
        ^  \\--cancel--> CANCELED  |\\--fatal or attempts spent--> FAILED --requeue--> SCHEDULED
        \\--- retry, release or lease expired ---/
+    SCHEDULED --nobody serves its queue--> FAILED
 
 Work is enqueued in the transaction of the fact that caused it. A claim hands out a new Transaction UID, the fencing token: whatever the
 holder of an older one tries to write rolls back with StaleToken. Every transition adds a ``job_event`` row in its own transaction.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
@@ -229,6 +230,45 @@ class JobQueue:
             for row in rows:
                 self._event(connection, row.pk, JobState(row.state), row.error, row.worker)
         return len(rows)
+
+    def fail_unserved(self, kind: str, served: Collection[str], why: Callable[[str, int], str]) -> int:
+        """End the waiting jobs of a kind that stand in a queue which nobody serves, whenever they would be due.
+
+        Parameters
+        ----------
+        why
+            Makes the reason of a queue's name and a job's key.
+        """
+        waiting = and_(is_one_of(job.c.state, JobState.SCHEDULED.value), job.c.kind == kind, job.c.queue.not_in(sorted(served)))
+        with self._database.read() as connection:
+            found = connection.execute(select(job.c.pk, job.c.queue).where(waiting).order_by(job.c.pk)).all()
+        failed = 0
+        for pk, name in found:
+            now, error = self._clock(), why(name, pk)
+            end = update(job).where(job.c.pk == pk, waiting)
+            with self._database.begin() as connection:
+                if connection.execute(end.values(state=JobState.FAILED.value, error=error, finished_at=now, updated_at=now)).rowcount == 1:
+                    self._event(connection, pk, JobState.FAILED, error)
+                    failed += 1
+        return failed
+
+    def cancel(self, pk: int, why: str, *, running: bool = False, connection: Connection | None = None) -> bool:
+        """Cancel a job that waits; with ``running`` also one in a worker's hands, whose result is then refused.
+
+        Returns
+        -------
+        bool
+            False when there was nothing to cancel.
+        """
+        states = LIVE if running else (JobState.SCHEDULED.value,)
+        now = self._clock()
+        values = {"state": JobState.CANCELED.value, "error": why, "finished_at": now, "updated_at": now, "transaction_uid": None}
+        with self._transaction(connection) as transaction:
+            statement = update(job).where(job.c.pk == pk, job.c.state.in_(states)).values(**values, lease_until=None)
+            if transaction.execute(statement).rowcount != 1:
+                return False
+            self._event(transaction, pk, JobState.CANCELED, why)
+        return True
 
     def cancel(self, pk: int, why: str, *, running: bool = False, connection: Connection | None = None) -> bool:
         """Cancel a job that waits; with ``running`` also one in a worker's hands, whose result is then refused.

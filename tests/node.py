@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -172,3 +174,10 @@ def send_to(port: int, images: Sequence[Dataset], folder: Path, *, called: str, 
 
 def uid_of(images: Sequence[Dataset]) -> str:
     return str(images[0].StudyInstanceUID)
+
+
+def command(config: Config, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``dicom-node ...`` as a user calls it, on the node of a configuration that `settings` wrote."""
+    file = config.node.data_dir.parent / "node.toml"
+    called = [sys.executable, "-m", "dicom_node", *arguments, "--config", str(file)]
+    return subprocess.run(called, capture_output=True, text=True, timeout=120, check=False)

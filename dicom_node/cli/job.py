@@ -7,6 +7,7 @@ from typing import Any
 
 from dicom_node.cli import output
 from dicom_node.cli.common import command, configuration, group, index_of, who, with_json
+from dicom_node.config import Config
 from dicom_node.errors import CommandFailed
 
 STATES = ("SCHEDULED", "IN_PROGRESS", "COMPLETED", "CANCELED", "FAILED")
@@ -84,6 +85,8 @@ def _retry(arguments: argparse.Namespace) -> None:
     with index_of(config) as database:
         queue = JobQueue(database)
         found = queue.get(arguments.job)
+        if found.kind == "deliver":
+            _refuse_unserved(config, found.queue)
         with database.begin() as connection:
             if not queue.requeue(found.pk, f"by {who()}", connection=connection):
                 raise CommandFailed(
@@ -95,6 +98,14 @@ def _retry(arguments: argparse.Namespace) -> None:
                 deliveries.reopen_delivery(connection, int(found.payload["delivery_pk"]))
     nudge.ring(config.runtime_dir, found.queue.replace(":", "-"))
     output.line(f"job {found.pk} is scheduled again")
+
+
+def _refuse_unserved(config: Config, queue: str) -> None:
+    from storage.deliveries import queue_of
+
+    if queue not in {queue_of(peer.name) for peer in config.destinations}:
+        peer = queue.partition(":")[2]
+        raise CommandFailed(f"peer '{peer}' is not configured any more: put its [[peer]] table with host and port back, then retry")
 
 
 def _cancel(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from dicom_node.clock import Clock
 from dicom_node.config import Config, Peer
 from dicom_node.dimse.errors import DimseError
 from dicom_node.dimse.scu import Requestor, StoreItem, StoreResult, Timeouts, associate
-from dicom_node.errors import ConfigurationError, TryAgain
+from dicom_node.errors import TryAgain
 from storage import audit, deliveries
 from storage.archive import Archive, StoredInstance
 from storage.database import Database
@@ -65,11 +65,7 @@ class DeliverHandler:
         with self._database.read() as connection:
             delivery = deliveries.get_delivery(connection, pk)
             pending = [row.sop_uid for row in deliveries.instances_of(connection, pk, pending=True)]
-        try:
-            peer = self._config.peer_named(delivery.peer)
-        except ConfigurationError as error:
-            self._finish(job, pk, delivery.study_uid, "FAILED", str(error))
-            return
+        peer = self._config.peer_named(delivery.peer)
         items = self._items(pk, peer, pending)
         if items:
             self._send(pk, peer, items)

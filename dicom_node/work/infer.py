@@ -18,7 +18,7 @@ from dicom_node.work.executors import Executor
 from dicom_node.work.inference import Answer, FilePart, Request, negative_report
 from models.bundle import Bundle, load_bundle
 from models.errors import BundleInvalid
-from storage import audit, deliveries, index, runs
+from storage import deliveries, index, runs
 from storage.archive import Archive, EmittedObject
 from storage.database import Database
 from storage.errors import Damaged, IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly
@@ -27,7 +27,6 @@ from storage.records import RunRecord
 
 log = structlog.get_logger()
 
-ACTOR = "inference"
 _DISK_WAIT = 15.0
 
 Settle = Callable[[Connection], RunRecord]
@@ -219,10 +218,8 @@ class InferHandler:
     def _deliver(self, connection: Connection, run: RunRecord, sop_uids: Sequence[str], negative: bool) -> None:
         peers = {peer.name: peer for peer in self._config.peer}
         for name in run.deliver_to:
-            if name not in peers:
-                detail = {"run": run.pk, "peer": name, "reason": "the peer is no longer configured"}
-                audit.record(connection, "delivery.impossible", actor=ACTOR, study_uid=run.study_uid, detail=detail, at=self._clock())
-            elif not negative or peers[name].negative_reports:
+            # One whose peer went out of the configuration is made as well: it ends with that reason, and can be retried.
+            if not negative or (name in peers and peers[name].negative_reports):
                 deliveries.create_delivery(
                     connection, run.pk, run.study_uid, name, sop_uids, self._queue,
                     max_attempts=self._config.delivery.attempts, now=self._clock(),

@@ -29,14 +29,17 @@ class Executor(Protocol):
     @property
     def device(self) -> str: ...
 
-    def execute(self, request: Request, deadline: float) -> Answer:
-        """Carry out a run within ``deadline`` seconds; a crash, a hang and a cancel are answers as well."""
+    def execute(self, request: Request, deadline: float, claim: str = "") -> Answer:
+        """Carry out a run within ``deadline`` seconds; a crash, a hang and a cancel are answers as well.
+
+        ``claim`` is what :meth:`cancel` knows the run by: the Transaction UID of its job's claim.
+        """
 
     def warm_up(self) -> None:
         """Make ready what the first run would wait for."""
 
-    def cancel(self) -> None:
-        """End the run in progress, from another thread."""
+    def cancel(self, claim: str = "") -> None:
+        """End the run of a claim, from another thread: in progress, or just about to begin. One that has ended is left alone."""
 
     def close(self) -> None: ...
 
@@ -51,13 +54,13 @@ class InlineExecutor:
     def device(self) -> str:
         return self._runner.device
 
-    def execute(self, request: Request, deadline: float) -> Answer:
+    def execute(self, request: Request, deadline: float, claim: str = "") -> Answer:
         return self._runner.run(request)
 
     def warm_up(self) -> None:
         self._runner.preload()
 
-    def cancel(self) -> None:
+    def cancel(self, claim: str = "") -> None:
         return None
 
     def close(self) -> None:
@@ -73,7 +76,9 @@ class ProcessExecutor:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
-        self._canceled = False
+        # Claims: of the run in progress, and of the last one that was canceled, which may be about to begin.
+        self._running: str | None = None
+        self._canceled: str | None = None
 
     @property
     def device(self) -> str:
@@ -84,9 +89,21 @@ class ProcessExecutor:
         """Process id of the warm child, if there is one."""
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
-    def execute(self, request: Request, deadline: float) -> Answer:
-        self._canceled = False
+    def execute(self, request: Request, deadline: float, claim: str = "") -> Answer:
+        with self._lock:
+            self._running = claim
+        try:
+            return self._execute(request, deadline)
+        finally:
+            with self._lock:
+                self._running = None
+                if self._canceled == claim:
+                    self._canceled = None
+
+    def _execute(self, request: Request, deadline: float) -> Answer:
         connection = self._ready()
+        if self._was_canceled:  # before there was anything to kill; a cancel from here on finds the child
+            return self._lost("") if connection is None else _canceled()
         if connection is None:
             return self._lost("the inference process did not start")
         try:
@@ -99,11 +116,14 @@ class ProcessExecutor:
             return self._lost("the inference process ended during the run")
         return answer
 
+    @property
+    def _was_canceled(self) -> bool:
+        with self._lock:
+            return self._canceled is not None and self._canceled == self._running
+
     def _lost(self, what: str) -> Answer:
         code = self._kill(grace=2.0)
-        if self._canceled:
-            return Answer(Outcome.FAILED, "the run was canceled", "canceled", passing=True)
-        return Answer(Outcome.FAILED, f"{what}{_describe(code)}", "crash", passing=True)
+        return _canceled() if self._was_canceled else Answer(Outcome.FAILED, f"{what}{_describe(code)}", "crash", passing=True)
 
     def _ready(self) -> Connection | None:
         with self._lock:
@@ -128,11 +148,11 @@ class ProcessExecutor:
         """Start the child before the first run needs it."""
         self._ready()
 
-    def cancel(self) -> None:
-        self._canceled = True
-        child = self._child
-        if child is not None:
-            _kill_group(child)
+    def cancel(self, claim: str = "") -> None:
+        with self._lock:
+            self._canceled = claim
+            if self._running == claim and self._child is not None:
+                _kill_group(self._child)
 
     def close(self) -> None:
         self._kill()
@@ -155,6 +175,10 @@ class ProcessExecutor:
         if self._child is not None:
             self._child.wait()
             self._child = None
+
+
+def _canceled() -> Answer:
+    return Answer(Outcome.FAILED, "the run was canceled", "canceled", passing=True)
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:

@@ -56,9 +56,9 @@ class InferHandler:
         self._clock = clock
         self._ring = ring
 
-    def cancel(self) -> None:
-        """End the run in progress (another thread): its job was lost, or the worker shuts down."""
-        self._executor.cancel()
+    def cancel(self, job: ClaimedJob) -> None:
+        """End the job's run (another thread): the job was lost, or the worker shuts down."""
+        self._executor.cancel(job.transaction_uid)
 
     def __call__(self, job: ClaimedJob) -> None:
         run = self._start(job)
@@ -66,7 +66,10 @@ class InferHandler:
             return
         log.info("run.started", run=run.pk, bundle=run.bundle, release=run.release_digest[:12], device=self._executor.device)
         prepared = self._request(run)
-        answer = self._executor.execute(prepared, self._config.executor.deadline) if isinstance(prepared, Request) else prepared
+        if isinstance(prepared, Request):
+            answer = self._executor.execute(prepared, self._config.executor.deadline, job.transaction_uid)
+        else:
+            answer = prepared
         if answer.code == "canceled":
             raise Released("the run was ended before its time")
         try:

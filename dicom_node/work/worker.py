@@ -30,9 +30,9 @@ class Handler(Protocol):
 
 
 class Stoppable(Protocol):
-    """A handler whose work in progress can be ended from another thread."""
+    """A handler whose work on a job can be ended from another thread, before it began or after it ended as well."""
 
-    def cancel(self) -> None: ...
+    def cancel(self, job: ClaimedJob) -> None: ...
 
 
 class Bell(Protocol):
@@ -127,6 +127,8 @@ class Worker:
         if job is None:
             return False
         self._current = job
+        if self.stopping:  # stop() came after the claim, and saw no job to end
+            self._cancel(job)
         with bound(job=job.pk, kind=job.kind, study_uid=job.study_uid):
             log.info("job.started", attempt=job.attempts, of=job.max_attempts)
             started = time.monotonic()
@@ -177,9 +179,9 @@ class Worker:
 
     def _cancel(self, job: ClaimedJob) -> None:
         handler = self._handlers.get(job.kind)
-        cancel: Callable[[], None] | None = getattr(handler, "cancel", None)
+        cancel: Callable[[ClaimedJob], None] | None = getattr(handler, "cancel", None)
         if cancel is not None:
-            cancel()
+            cancel(job)
 
 
 class _Heartbeat:

@@ -15,6 +15,7 @@ from dicom_node.results.context import ResultContext
 from dicom_node.work.executors import InlineExecutor, ProcessExecutor
 from dicom_node.work.inference import FilePart, Request
 from models.bundle import load_bundle
+from tests.dimse import until
 from tests.imaging import as_file, series
 from tests.tiny_bundle import tiny_bundle
 
@@ -101,6 +102,34 @@ def test_a_run_can_be_canceled(executor: ProcessExecutor, tmp_path: Path) -> Non
     threading.Timer(0.3, executor.cancel).start()
     answer = executor.execute(request_for(tiny_bundle(tmp_path, fault="hang"), tmp_path), 120)
     assert answer.code == "canceled"
+
+
+def test_a_cancel_before_the_run_begins_is_not_lost(executor: ProcessExecutor, tmp_path: Path) -> None:
+    hanging = request_for(tiny_bundle(tmp_path / "a", fault="hang"), tmp_path)
+    executor.cancel("claim 1")
+    assert executor.execute(hanging, 60, "claim 1").code == "canceled"
+    whole = request_for(tiny_bundle(tmp_path / "b"), tmp_path)
+    assert executor.execute(whole, 120, "claim 2").outcome == "findings"
+
+
+def test_a_cancel_while_the_child_starts_is_not_lost(executor: ProcessExecutor, tmp_path: Path) -> None:
+    hanging = request_for(tiny_bundle(tmp_path, fault="hang"), tmp_path)
+    answers: list[str] = []
+    run = threading.Thread(target=lambda: answers.append(executor.execute(hanging, 60, "claim").code))
+    run.start()
+    until(lambda: executor.pid is not None)
+    executor.cancel("claim")
+    run.join()
+    assert answers == ["canceled"]
+
+
+def test_a_cancel_after_the_run_leaves_the_child_warm(executor: ProcessExecutor, tmp_path: Path) -> None:
+    request = request_for(tiny_bundle(tmp_path), tmp_path)
+    assert executor.execute(request, 120, "claim 1").outcome == "findings"
+    pid = executor.pid
+    executor.cancel("claim 1")
+    assert executor.execute(request, 120, "claim 2").outcome == "findings"
+    assert executor.pid == pid
 
 
 def test_a_bundle_that_changed_is_refused(executor: ProcessExecutor, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""The supervisor where the system or the index refuses for a while."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from dicom_node.serve import FIRST_WAIT, Role, Supervisor
+from dicom_node.work.worker import SilentBell, Worker
+from storage.database import open_database
+from storage.errors import IndexUnavailable
+from storage.jobs import ClaimedJob, JobQueue, JobSpec
+from tests.node import settings
+
+
+def test_a_role_that_cannot_be_started_is_started_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = Supervisor(settings(tmp_path), tmp_path / "node.toml")
+    role = Role("help", ["--help"])
+    supervisor._roles = [role]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patched:
+        patched.setenv("TOO_LONG", "x" * 300_000)  # the system refuses to start a process with it
+        supervisor._tend()
+        assert role.process is None
+        assert role.failures == 1
+        first = role.start_at
+        assert supervisor._tend() is None, "not tried again at once"
+        assert role.start_at == first
+        role.start_at = 0.0
+        supervisor._tend()
+        assert role.failures == 2
+        assert role.start_at - first > FIRST_WAIT, "the waits grow"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before, "no pipe is left"
+    role.start_at = 0.0
+    supervisor._tend()
+    assert role.process is not None
+    assert role.process.wait(60) == 0
+    supervisor._stop_all()
+
+
+def test_a_sqlite_file_that_cannot_be_made_ends_the_supervisor(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    config = settings(tmp_path, more=f'[database]\nurl = "sqlite:///{tmp_path}/file/index.sqlite"\n')
+    with pytest.raises(IndexUnavailable, match="cannot be made"):
+        Supervisor(config, tmp_path / "node.toml")._prepare(threading.Event())
+
+
+class _Noting:
+    """A handler that ends at once where it was canceled."""
+
+    def __init__(self) -> None:
+        self.canceled: list[str] = []
+
+    def __call__(self, job: ClaimedJob) -> None:
+        assert self.canceled == [job.transaction_uid]
+
+    def cancel(self, job: ClaimedJob) -> None:
+        self.canceled.append(job.transaction_uid)
+
+
+def test_a_worker_told_to_stop_between_claim_and_run_ends_the_run(tmp_path: Path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'index.sqlite'}", create=True)
+    handler = _Noting()
+
+    class Interrupted(JobQueue):
+        def claim(self, queues: object, worker: str) -> ClaimedJob | None:
+            job = super().claim(["infer"], worker)
+            made.stop()
+            return job
+
+    queue = Interrupted(database)
+    with database.begin() as connection:
+        queue.enqueue(connection, JobSpec("infer", "infer", "k"))
+    made = Worker(queue, ["infer"], {"infer": handler}, name="w", bell=SilentBell())
+    assert made.step()
+    assert len(handler.canceled) == 1
+    made.close()
+    database.close()

@@ -8,17 +8,20 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
+from sqlalchemy import make_url
 
 from dicom_node import log as logging
 from dicom_node.config import Config
 from dicom_node.node import prepare
 from dicom_node.roles import READY_FD, SUPERVISOR_PID, announce, until_signal
+from storage.errors import IndexUnavailable
 
 log = structlog.get_logger()
 
@@ -52,6 +55,11 @@ def roles_of(config: Config) -> list[Role]:
     return roles
 
 
+def _wait_after(failures: int) -> float:
+    """Seconds before the next attempt, after so many that failed in a row."""
+    return float(min(FIRST_WAIT * 2.0 ** min(max(failures - 1, 0), 16), LONGEST_WAIT))
+
+
 class Supervisor:
     """Keeps the roles of a node running until told to stop."""
 
@@ -65,7 +73,8 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT."""
         logging.configure(self._config.log.level, role="supervisor")
         with until_signal() as stop:
-            prepare(self._config)
+            if not self._prepare(stop):
+                return
             for role in self._roles:
                 self._start(role)
             announced = False
@@ -79,20 +88,55 @@ class Supervisor:
             finally:
                 self._stop_all()
 
+    def _prepare(self, stop: threading.Event) -> bool:
+        """Prepare the node, waiting for a database server that is away; False when told to stop meanwhile.
+
+        A SQLite file that cannot be opened is a wrong path or a wrong owner: waiting would hide that.
+        """
+        failures = 0
+        while not stop.is_set():
+            try:
+                prepare(self._config)
+                return True
+            except IndexUnavailable as error:
+                if make_url(self._config.database_url).get_backend_name() == "sqlite":
+                    raise
+                failures += 1
+                wait = _wait_after(failures)
+                log.error("database.waiting", why=str(error), again_in=round(wait, 1))
+                stop.wait(wait)
+        return False
+
     def _summary(self) -> str:
         shown = [role.ready for role in self._roles if role.name.startswith(("receiver", "web"))]
         return "; ".join(line.partition(" ready: ")[2] or line for line in shown)
 
     def _start(self, role: Role) -> None:
+        try:
+            self._spawn(role)
+        except OSError as error:  # no process, no pipe, no memory to be had: perhaps later; the other roles go on
+            role.failures += 1
+            wait = _wait_after(role.failures)
+            role.process, role.start_at = None, time.monotonic() + wait
+            log.error("role.not_started", name=role.name, why=error.strerror, again_in=round(wait, 1))
+            return
+        assert role.process is not None
+        log.info("role.started", name=role.name, pid=role.process.pid)
+
+    def _spawn(self, role: Role) -> None:
         reading, writing = os.pipe()
-        os.set_blocking(reading, False)
-        command = [sys.executable, "-m", "dicom_node", *role.arguments, "--config", str(self._file)]
-        environment = {**os.environ, READY_FD: str(writing), SUPERVISOR_PID: str(os.getpid())}
-        role.process = subprocess.Popen(command, pass_fds=[writing], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
-        os.close(writing)
+        try:
+            os.set_blocking(reading, False)
+            command = [sys.executable, "-m", "dicom_node", *role.arguments, "--config", str(self._file)]
+            environment = {**os.environ, READY_FD: str(writing), SUPERVISOR_PID: str(os.getpid())}
+            role.process = subprocess.Popen(command, pass_fds=[writing], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
         role.pipe, role.started_at, role.buffer = reading, time.monotonic(), bytearray()
         self._selector.register(reading, selectors.EVENT_READ, role)
-        log.info("role.started", name=role.name, pid=role.process.pid)
 
     def _listen(self, seconds: float) -> None:
         if not self._selector.get_map():
@@ -127,7 +171,7 @@ class Supervisor:
         assert role.process is not None
         code = role.process.returncode
         role.failures = 0 if now - role.started_at > STEADY else role.failures + 1
-        wait = min(FIRST_WAIT * 2.0 ** max(role.failures - 1, 0), LONGEST_WAIT)
+        wait = _wait_after(role.failures)
         log.error("role.died", name=role.name, code=code, again_in=round(wait, 1))
         self._forget_pipe(role)
         role.process, role.start_at = None, now + wait

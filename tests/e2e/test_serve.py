@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from storage.database import open_database
 from storage.errors import NotFound
 from storage.timeline import Timeline, timeline
 from tests.node import StepNode, bright_series, peer, rule, running, send_to, settings, uid_of
+from tests.postgresql import private_cluster
 from tests.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.xdist_group("serve")
@@ -114,9 +116,9 @@ def pacs(tmp_path: Path) -> Iterator[StepNode]:
         yield node
 
 
-def configured(folder: Path, pacs_port: int) -> Config:
+def configured(folder: Path, pacs_port: int, *, more: str = "") -> Config:
     tiny_bundle(folder / "bundles")
-    settings(folder, quiet="300ms", more=peer("pacs", pacs_port) + rule("pacs") + "\n[executor]\nthreads = 1\n")
+    settings(folder, quiet="300ms", more=peer("pacs", pacs_port) + rule("pacs") + "\n[executor]\nthreads = 1\n" + more)
     file = folder / "node.toml"
     file.write_text(file.read_text().replace('lease = "30s"', 'lease = "3s"').replace("backoff = 0", 'backoff = "200ms"', 1))
     return load(file)
@@ -196,6 +198,24 @@ def test_the_roles_end_when_their_supervisor_is_killed(tmp_path: Path, pacs: Ste
         node.process.kill()
         _, alive = psutil.wait_procs(roles, timeout=30)
         assert alive == []
+
+
+@pytest.mark.postgresql
+def test_a_node_waits_for_its_database_server(tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    with tempfile.TemporaryDirectory() as short, private_cluster() as url:
+        socket = Path(short) / "pg"  # a name for the server that leads nowhere at first
+        config = configured(folder, 9, more=f'[database]\nurl = "postgresql://postgres@/postgres?host={socket}"\n')
+
+        def server_comes_up() -> None:
+            eventually(lambda: (folder / "log").exists() and "database.waiting" in (folder / "log").read_text())
+            socket.symlink_to(url.partition("host=")[2])
+
+        comes = threading.Thread(target=server_comes_up)
+        comes.start()
+        with serving(folder, config) as node:
+            comes.join()
+            assert node.events().index("database.waiting") < node.events().index("archive.created")
 
 
 def test_a_broken_configuration_ends_with_its_reason(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from storage import arrivals, write_ahead_log
 from storage.database import Database, translated
 from storage.errors import IndexUnavailable
 from storage.rows import Entry, Memory, insert_group
@@ -84,6 +85,8 @@ class IndexWriter:
             entry.done = True
 
     def _transact(self, group: Sequence[Entry]) -> None:
+        if self._short(group):
+            return
         try:
             self._attempt(group)
         except IndexUnavailable:
@@ -93,6 +96,21 @@ class IndexWriter:
                 raise
             self._memory.forget()
             self._attempt(group)
+
+    def _short(self, group: Sequence[Entry]) -> bool:
+        """Write a group in one statement, where the database and the group allow it."""
+        if self._database.dialect != "sqlite" or not self._memory.parents:
+            return False
+        with translated():
+            connection = self._current()
+        try:
+            with translated():
+                return arrivals.insert(connection, group, self._memory)
+        except Exception as error:
+            for entry in group:
+                entry.segment_pk = None
+            self._disconnect()
+            raise OutcomeUnknown("index did not say whether it committed") from error
 
     def _attempt(self, group: Sequence[Entry]) -> None:
         committing = False
@@ -113,14 +131,21 @@ class IndexWriter:
                 raise OutcomeUnknown("index did not say whether it committed") from error
             raise
 
-    def _begin(self) -> Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]:
+    def _current(self) -> Any:
+        """The connection, made anew where there is none or the index is another file now."""
         if self._connection is not None and not self._database.is_current(self._connection):
             self._disconnect()
         if self._connection is None:
-            self._connection = self._database.raw()
+            connection = self._database.raw()
             if self._database.dialect == "sqlite":
-                self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        connection = self._connection
+                connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+                arrivals.prepare(connection)
+                write_ahead_log.lengthen(connection, CHECKPOINT_PAGES)
+            self._connection = connection
+        return self._connection
+
+    def _begin(self) -> Callable[[str, Sequence[Any]], Sequence[Sequence[Any]]]:
+        connection = self._current()
         self._database.begin_raw(connection)
         if self._database.dialect == "sqlite":
             return lambda sql, parameters: connection.execute(sql, parameters).fetchall()

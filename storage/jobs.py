@@ -270,24 +270,6 @@ class JobQueue:
             self._event(transaction, pk, JobState.CANCELED, why)
         return True
 
-    def cancel(self, pk: int, why: str, *, running: bool = False, connection: Connection | None = None) -> bool:
-        """Cancel a job that waits; with ``running`` also one in a worker's hands, whose result is then refused.
-
-        Returns
-        -------
-        bool
-            False when there was nothing to cancel.
-        """
-        states = LIVE if running else (JobState.SCHEDULED.value,)
-        now = self._clock()
-        values = {"state": JobState.CANCELED.value, "error": why, "finished_at": now, "updated_at": now, "transaction_uid": None}
-        with self._transaction(connection) as transaction:
-            statement = update(job).where(job.c.pk == pk, job.c.state.in_(states)).values(**values, lease_until=None)
-            if transaction.execute(statement).rowcount != 1:
-                return False
-            self._event(transaction, pk, JobState.CANCELED, why)
-        return True
-
     def requeue(self, pk: int, why: str, *, connection: Connection | None = None) -> bool:
         """Give a failed or canceled job a new set of attempts; False when it is neither, or a live job does the same work already."""
         now = self._clock()

@@ -21,7 +21,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, exists, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, case, exists, func, insert, literal, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from storage.database import Database
@@ -140,29 +140,31 @@ class JobQueue:
     def claim(self, queues: Sequence[str], worker: str) -> ClaimedJob | None:
         """Take the most urgent due job of ``queues`` (exact names, or a prefix as ``deliver:*``); None when nothing is due."""
         now = self._clock()
-        look, take = _claim_statements(tuple(queues))
+        look, take = _claim_statements(tuple(queues), self._database.dialect)
         if self._database.dialect == "sqlite":
             # A write transaction holds up every other writer: an idle worker only looks.
             with self._database.read() as connection:
                 if connection.scalar(look, {"at": now}) is None:
                     return None
         token = {"until": now + self.lease, "token": new_transaction_uid(), "by": worker}
-        with self._database.begin() as connection:
+        # A claim that a power cut takes back is as good as an expired lease: what its holder makes durable comes after it.
+        with self._database.single(durable=False) as connection:
             row = connection.execute(take, {"at": now, **token}).one_or_none()
             if row is None:
                 return None
-            self._event(connection, row.pk, JobState.IN_PROGRESS, f"attempt {row.attempts} of {row.max_attempts}", worker)
+            if self._database.dialect == "sqlite":
+                self._event(connection, row.pk, JobState.IN_PROGRESS, f"attempt {row.attempts} of {row.max_attempts}", worker)
         return from_row(ClaimedJob, row)
 
     def extend(self, claimed: ClaimedJob) -> None:
         """Renew the lease (the heartbeat). Raises StaleToken when the job is no longer the caller's: stop working on it."""
-        with self._database.begin() as connection:
+        with self._database.single(durable=False) as connection:
             self._change(connection, claimed, lease_until=self._clock() + self.lease)
 
     def fence(self, connection: Connection, claimed: ClaimedJob) -> None:
         """Hold the job's row to the end of the caller's transaction, or raise StaleToken when another worker has it."""
         if connection.scalar(_FENCE, _proof(claimed)) is None:
-            raise StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
+            raise _stale(claimed)
 
     def complete(self, connection: Connection, claimed: ClaimedJob, detail: str = "") -> None:
         """Finish the job in the caller's transaction, beside what it brought about; StaleToken rolls both back."""
@@ -329,12 +331,19 @@ class JobQueue:
         return self._database.begin() if connection is None else nullcontext(connection)
 
     def _leave(self, connection: Connection, claimed: ClaimedJob, state: JobState, detail: str, **values: Any) -> None:
-        self._change(connection, claimed, state=state.value, updated_at=self._clock(), **values)
-        self._event(connection, claimed.pk, state, detail, claimed.worker)
+        values = {**values, "state": state.value, "updated_at": self._clock()}
+        if connection.dialect.name == "sqlite":
+            self._change(connection, claimed, **values)
+            self._event(connection, claimed.pk, state, detail, claimed.worker)
+            return
+        new = {f"new_{name}": value for name, value in values.items()}
+        note = {"at": self._clock(), "by": claimed.worker, "detail": detail}
+        if connection.scalar(_leave_statement(tuple(values)), {**_proof(claimed), **new, **note}) is None:
+            raise _stale(claimed)
 
     def _change(self, connection: Connection, claimed: ClaimedJob, **values: Any) -> None:
         if connection.execute(_CHANGE, {**_proof(claimed), **values}).rowcount != 1:
-            raise StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
+            raise _stale(claimed)
 
     def _event(self, connection: Connection, pk: int, state: JobState, detail: str | None, worker: str | None = None) -> None:
         connection.execute(_EVENT, {"job_pk": pk, "at": self._clock(), "state": state.value, "worker": worker, "detail": detail})
@@ -355,8 +364,33 @@ def _proof(claimed: ClaimedJob) -> dict[str, Any]:
     return {"held_pk": claimed.pk, "held_token": claimed.transaction_uid}
 
 
+def _stale(claimed: ClaimedJob) -> StaleToken:
+    return StaleToken(f"job {claimed.pk} is no longer held by {claimed.worker}")
+
+
+@lru_cache(maxsize=64)
+def _leave_statement(columns: tuple[str, ...]) -> Select[Any]:
+    """PostgreSQL: change a held job and note it; parameters ``new_<column>``, ``at``, ``by``, ``detail`` and the proof."""
+    change = update(job).where(_HELD).values({name: bindparam(f"new_{name}") for name in columns}).returning(job.c.pk, job.c.state)
+    return _noted(change, bindparam("detail", type_=job_event.c.detail.type))
+
+
+def _noted(change: ReturningUpdate[Any], detail: ColumnElement[Any] | None = None) -> Select[Any]:
+    """PostgreSQL: a change of one job and its ``job_event`` row in one statement, where SQLite needs two. Yields what the change returns.
+
+    A round trip to a server costs more than the row.
+    """
+    changed = change.cte("changed")
+    at, by = bindparam("at", type_=job_event.c.at.type), bindparam("by", type_=job_event.c.worker.type)
+    if detail is None:
+        detail = func.concat("attempt ", changed.c.attempts, " of ", changed.c.max_attempts)
+    event = select(changed.c.pk, at, changed.c.state, by, detail)
+    noted = insert(job_event).from_select(["job_pk", "at", "state", "worker", "detail"], event).cte("noted")
+    return select(changed).add_cte(noted)
+
+
 @lru_cache(maxsize=256)
-def _claim_statements(queues: tuple[str, ...]) -> tuple[Select[Any], ReturningUpdate[Any]]:
+def _claim_statements(queues: tuple[str, ...], dialect: str) -> tuple[Select[Any], ReturningUpdate[Any] | Select[Any]]:
     """Look for a due job, and take the most urgent one, in a single statement; parameters ``at``, ``until``, ``token`` and ``by``."""
     due = and_(is_one_of(job.c.state, JobState.SCHEDULED.value), job.c.not_before <= bindparam("at"), _in_queues(queues))
     order = (job.c.priority.desc(), job.c.not_before, job.c.pk)
@@ -372,9 +406,9 @@ def _claim_statements(queues: tuple[str, ...]) -> tuple[Select[Any], ReturningUp
             worker=bindparam("by"),
             updated_at=bindparam("at"),
         )
-        .returning(*(job.c[name] for name in ClaimedJob.__dataclass_fields__))
+        .returning(*(job.c[name] for name in ClaimedJob.__dataclass_fields__), job.c.state)
     )
-    return select(job.c.pk).where(due).limit(1), take
+    return select(job.c.pk).where(due).limit(1), take if dialect == "sqlite" else _noted(take)
 
 
 def _in_queues(queues: Sequence[str]) -> ColumnElement[bool]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dicom_node.config import Config, Peer
 from dicom_node.dimse.errors import DimseError
+from dicom_node.errors import ConfigurationError
 from storage.errors import StorageError
 
 
@@ -23,6 +24,8 @@ def check_all(config: Config) -> Iterator[Checked]:
     """Check everything that a configuration names; a configuration that can be read has passed its own check."""
     yield Checked("configuration", True, f"{len(config.peer)} peers, {len(config.rule)} rules")
     yield from _storage(config)
+    if config.dimse.tls is not None:
+        yield _tls(config)
     for peer in config.peer:
         if peer.host is not None:
             yield check_peer(config, peer)
@@ -43,6 +46,9 @@ def _storage(config: Config) -> Iterator[Checked]:
     try:
         try:
             revision = database.current()
+            if revision is None and not (config.archive_root / "archive-id").exists():
+                yield Checked("database", True, f"new: dicom-node serve makes its tables, and the archive in {config.node.data_dir}")
+                return
             known = read_archive_id(database)
         except StorageError as error:
             yield Checked("database", False, str(error))
@@ -68,6 +74,16 @@ def _archive(config: Config, known: str | None) -> Checked:
     if free < config.archive.min_free:
         return Checked("archive", False, f"{free} bytes are free, and storing stops below {config.archive.min_free}")
     return Checked("archive", True, f"{config.archive_root}, {free / 1e9:.1f} GB free")
+
+
+def _tls(config: Config) -> Checked:
+    from dicom_node.node import tls_context
+
+    try:
+        tls_context(config)
+    except ConfigurationError as error:
+        return Checked("tls", False, str(error))
+    return Checked("tls", True, "certificate and key belong together")
 
 
 def _damage(config: Config) -> Checked:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,9 +67,16 @@ def configure(level: str = "info", *, role: str = "") -> None:
     handler.setFormatter(_NameOnly())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings quote values; one for each odd value of each file says nothing
+    sys.excepthook = lambda kind, error, trace: _unexpected(error)
+    threading.excepthook = lambda failed: _unexpected(failed.exc_value)
     structlog.contextvars.clear_contextvars()
     if role:
         structlog.contextvars.bind_contextvars(role=role)
+
+
+def _unexpected(error: BaseException | None) -> None:
+    """What nobody caught ends a process or a thread. Python would print its text, which may quote a row or a data set."""
+    structlog.get_logger().error("unexpected.error", exc_info=error)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy import select
@@ -44,11 +45,13 @@ def prepare(config: Config) -> None:
     Raises
     ------
     ConfigurationError
-        The data folder cannot be made.
+        The data folder cannot be made, or a TLS file cannot be used.
     ArchiveMismatch
         Archive and index do not belong together, or the archive's disk is not mounted.
     """
     root = config.archive_root
+    if config.dimse.tls is not None:
+        tls_context(config)
     try:
         config.node.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -247,7 +250,7 @@ def build_server(node: Node, hooks: LeasedAssociations) -> Server:
         idle=limits.idle_timeout,
         reuse_port=limits.receivers > 1,
         extra_transfer_syntaxes=limits.extra_transfer_syntaxes,
-        tls_context=_tls_context(config),
+        tls_context=(lambda: tls_context(config)) if limits.tls else None,
     )
     conflict = CONFLICT if config.archive.conflict == "refuse" else COERCION_OF_DATA_ELEMENTS
     store = StoreService(hooks.session, conflict_status=conflict)
@@ -260,21 +263,28 @@ def build_server(node: Node, hooks: LeasedAssociations) -> Server:
     return Server(settings, services, admission, hooks, clock=node.clock)
 
 
-def _tls_context(config: Config) -> Callable[[], Any] | None:
+def tls_context(config: Config) -> ssl.SSLContext:
+    """The receiver's side of TLS.
+
+    Raises
+    ------
+    ConfigurationError
+        A file is missing or is not what its key says.
+    """
     tls = config.dimse.tls
-    if tls is None:
-        return None
-
-    def make() -> Any:
-        import ssl
-
+    assert tls is not None
+    try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tls.ca) if tls.ca else None)
+    except OSError as error:
+        raise ConfigurationError(f"'dimse.tls.ca' = '{tls.ca}' cannot be used: {error.strerror}") from error
+    try:
         context.load_cert_chain(tls.certificate, tls.key)
-        if tls.ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-    return make
+    except OSError as error:
+        files = f"'dimse.tls.certificate' = '{tls.certificate}' and 'dimse.tls.key' = '{tls.key}'"
+        raise ConfigurationError(f"{files} cannot be used: {error.strerror}") from error
+    if tls.ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 # --- workers

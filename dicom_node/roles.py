@@ -13,6 +13,7 @@ import structlog
 
 from dicom_node import log as logging
 from dicom_node.config import Config
+from dicom_node.errors import ConfigurationError
 from dicom_node.node import LeasedAssociations, build_executor, build_inference_worker, build_io_workers, build_server, open_node
 
 log = structlog.get_logger()
@@ -68,7 +69,11 @@ def receiver(config: Config, ready: Ready = announce) -> None:
         hooks = LeasedAssociations(node)
         server = build_server(node, hooks)
         hooks.start()
-        server.start()
+        try:
+            server.start()
+        except OSError as error:
+            where = f"'dimse.host' = '{config.dimse.host}', 'dimse.port' = {config.dimse.port}"
+            raise ConfigurationError(f"{where}: nothing can be received there: {error.strerror}") from error
         ready(f"receiver ready: {config.node.ae_title} on {config.dimse.host} port {server.port}")
         await_stop(stop)
         log.info("receiver.stopping", associations=server.associations)

@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 
 from dicom_node import log as logging
 from dicom_node.config import Config
+from dicom_node.errors import EXIT_USAGE, ConfigurationError
 from dicom_node.node import prepare
 from dicom_node.roles import READY_FD, SUPERVISOR_PID, announce, until_signal
 from storage.errors import IndexUnavailable
@@ -26,6 +27,7 @@ from storage.errors import IndexUnavailable
 log = structlog.get_logger()
 
 FIRST_WAIT, LONGEST_WAIT = 0.2, 30.0
+REFUSALS = 3  # of a role that says its configuration cannot work, before the node was ever ready; a port may just be on its way to be free
 STEADY = 30.0  # seconds after which a role that dies is started again without delay
 STOP_GRACE = 10.0
 
@@ -68,6 +70,7 @@ class Supervisor:
         self._file = file
         self._roles = roles_of(config)
         self._selector = selectors.DefaultSelector()
+        self._announced = False
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -77,13 +80,12 @@ class Supervisor:
                 return
             for role in self._roles:
                 self._start(role)
-            announced = False
             try:
                 while not stop.is_set():
                     self._listen(0.2)
                     self._tend()
-                    if not announced and all(role.ready for role in self._roles):
-                        announced = True
+                    if not self._announced and all(role.ready for role in self._roles):
+                        self._announced = True
                         announce(f"dicom-node ready: {self._summary()}")
             finally:
                 self._stop_all()
@@ -175,6 +177,8 @@ class Supervisor:
         log.error("role.died", name=role.name, code=code, again_in=round(wait, 1))
         self._forget_pipe(role)
         role.process, role.start_at = None, now + wait
+        if code == EXIT_USAGE and role.failures >= REFUSALS and not self._announced:
+            raise ConfigurationError(f"the node cannot start: its {role.name} says why above")
 
     def _stop_all(self) -> None:
         for process in self._processes():

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dicom_node.errors import ConfigurationError
 from dicom_node.node import Node
 from dicom_node.web.dicomweb.errors import WebError, failed, refused
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
@@ -71,7 +73,12 @@ def serve(node: Node, wait: Callable[[], None], ready: Callable[[str], None]) ->
     """Serve until ``wait`` returns."""
     config = node.config.web
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.create_server((config.host, config.port), family=family) as listener:
+    try:
+        listening = socket.create_server((config.host, config.port), family=family)
+    except OSError as error:
+        where = f"'web.host' = '{config.host}', 'web.port' = {config.port}"
+        raise ConfigurationError(f"{where}: nothing can be served there: {os.strerror(error.errno or 0)}") from error
+    with listening as listener:
         settings = uvicorn.Config(create_app(node), log_config=None, access_log=False, lifespan="off", server_header=False)
         server = uvicorn.Server(settings)
         # In a thread of its own uvicorn leaves the signals to the role.

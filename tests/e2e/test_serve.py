@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -225,6 +226,32 @@ def test_a_broken_configuration_ends_with_its_reason(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "did you mean 'port'" in done.stderr
+
+
+@pytest.mark.parametrize(("table", "key"), [("dimse", "'dimse.port'"), ("web", "'web.port'")])
+def test_a_port_that_another_program_holds_is_named(tmp_path: Path, table: str, key: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings(tmp_path)
+        file = tmp_path / "node.toml"
+        head, mark, tail = file.read_text().partition(f"[{table}]")
+        file.write_text(head + mark + tail.replace("port = 0", f"port = {port}", 1))
+        command = [sys.executable, "-m", "dicom_node", "serve", "--config", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert f"{key} = {port}: nothing can be" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "the node cannot start" in done.stderr.splitlines()[-1]
+
+
+def test_tls_files_that_are_not_there_are_named_before_anything_starts(tmp_path: Path) -> None:
+    settings(tmp_path, more="[dimse.tls]\ncertificate = 'no.crt'\nkey = 'no.key'\n")
+    for command, code in (("serve", 2), ("check", 1)):
+        line = [sys.executable, "-m", "dicom_node", command, "--config", str(tmp_path / "node.toml")]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code
+        assert "no.crt" in done.stderr + done.stdout
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_node_whose_archive_is_not_mounted_refuses_to_start(tmp_path: Path, pacs: StepNode) -> None:

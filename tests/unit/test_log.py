@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -27,3 +28,26 @@ def test_the_text_of_exceptions_and_warnings_stays_out_of_the_log() -> None:
     assert '"error": "ValueError"' in done.stderr
     assert '"logger": "library"' in done.stderr
     assert '"logger": "pydicom"' not in done.stderr
+
+
+NOBODY_CAUGHT = """
+import threading
+from dicom_node import log
+
+log.configure("info")
+def fail():
+    raise ValueError("DOE^JOHN")
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+fail()
+"""
+
+
+def test_what_nobody_caught_reaches_the_log_by_type_and_place_only() -> None:
+    done = subprocess.run([sys.executable, "-c", NOBODY_CAUGHT], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "DOE" not in done.stdout + done.stderr
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(event["event"], event["error"]) for event in events] == [("unexpected.error", "ValueError")] * 2
+    assert all(event["trace"].endswith("fail") for event in events)

@@ -176,7 +176,9 @@ class Archive:
         ArchiveMismatch
             They do not; or the root is not mounted.
         """
-        archive = cls(root, database, process, clock, settings or ArchiveSettings(), disk or Disk())
+        disk, settings = disk or Disk(), settings or ArchiveSettings()
+        disk.reserve = settings.min_free
+        archive = cls(root, database, process, clock, settings, disk)
         archive.own_device_uids = frozenset(own_device_uids)
         archive.check_id()
         return archive

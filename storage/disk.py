@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from storage.errors import NoSpace, ReadOnly, StorageError
@@ -42,8 +42,17 @@ def translate(error: OSError) -> StorageError:
     return StorageError(f"archive: {errno.errorcode.get(error.errno or 0, 'I/O error')}", comment="archive cannot be written")
 
 
+def _free(descriptor: int) -> int:
+    with translated():
+        found = os.fstatvfs(descriptor)
+    return found.f_bavail * found.f_frsize
+
+
 class Disk:
     """The real disk. Offsets and lengths are bytes; every method raises a `StorageError`."""
+
+    reserve = 0
+    """Bytes that an allocation leaves free: the index, which may lie beside the archive, has to be written as well."""
 
     def create(self, path: Path) -> int:
         """Create a file that must not exist; return its descriptor."""
@@ -89,8 +98,10 @@ class Disk:
         return offset
 
     def allocate(self, descriptor: int, start: int, length: int, *, written: bool) -> None:
-        """Extend a file of size `start` by `length` zeros; `written` ones make the syncs of what overwrites them cheaper."""
-        with translated():
+        """Extend a file of size `start` by `length` zeros, or not at all; `written` ones make the syncs of what overwrites them cheaper."""
+        if self.reserve and _free(descriptor) - length < self.reserve:
+            raise NoSpace("archive is below its free space limit")
+        try:
             if written:
                 for offset in range(start, start + length, len(ZEROS)):
                     self._write_whole(descriptor, memoryview(ZEROS)[: start + length - offset], offset)
@@ -98,6 +109,10 @@ class Disk:
                 os.posix_fallocate(descriptor, start, length)
             else:
                 os.ftruncate(descriptor, start + length)
+        except OSError as error:
+            with suppress(OSError):  # what was had before the disk was full would stay had, and nobody could write any more
+                os.ftruncate(descriptor, start)
+            raise translate(error) from error
 
     def zero(self, descriptor: int, start: int, length: int) -> None:
         """Make `length` bytes at `start` zeros; a long range gives its space back."""

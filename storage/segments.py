@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.disk import Buffer, Disk
-from storage.errors import StorageError
+from storage.errors import NoSpace, StorageError
 from storage.members import BLOCK, padded, safe_name
 
 SEGMENTS = "segments"
@@ -138,8 +138,15 @@ class Segment:
 
     def _extend(self, needed: int, small: bool) -> None:
         step = min(self._step, SMALL_STEP) if small else self._step
-        length = padded(max(step, needed - self._size))
-        self._disk.allocate(self.descriptor, self._size, length, written=small)
+        least = padded(needed - self._size)
+        length = max(padded(step), least)
+        try:
+            self._disk.allocate(self.descriptor, self._size, length, written=small)
+        except NoSpace:
+            if length == least:
+                raise
+            length = least  # a disk that is nearly full has nothing for later, but perhaps enough for now
+            self._disk.allocate(self.descriptor, self._size, length, written=small)
         self._size += length
         self._step = min(2 * self._step, MAX_STEP)
 

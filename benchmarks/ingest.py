@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -42,10 +43,24 @@ class Sample:
     segments: int
 
 
-def segments_of(receiver: object) -> int:
-    """Return how many segments the node made, 0 for a peer."""
+MAX_SEGMENTS = 4  # of a study, and one more for each concurrent association
+
+
+def segments_of(receiver: object, associations: int) -> int:
+    """Return how many segments the node made, 0 for a peer; refuse a measurement that made too many of them."""
     query = getattr(receiver, "query", None)
-    return int(str(query("SELECT count(*) FROM segment")[0][0])) if query else 0
+    if query is None:
+        return 0
+    each = {str(study): int(str(count)) for study, count in query("SELECT study_uid, count(*) FROM segment GROUP BY study_uid")}
+    check_segments(each, associations)
+    return sum(each.values())
+
+
+def check_segments(each: Mapping[str, int], associations: int) -> None:
+    """Refuse a measurement in which studies were scattered over more files than they need."""
+    most = max(each.values())
+    if most > MAX_SEGMENTS + associations or sum(each.values()) > MAX_SEGMENTS * len(each) + associations:
+        raise SystemExit(f"{sum(each.values())} segments for {len(each)} studies at {associations} associations, up to {most} of one study")
 
 
 def measure(key: str, cell: str, repetition: int, shrink: int, folder: Path) -> Sample:
@@ -83,7 +98,7 @@ def measure(key: str, cell: str, repetition: int, shrink: int, folder: Path) -> 
             1000 * (later - after) / count,
             outcome.sender_cpu_ms,
             1000 * max(report.slowest for report in outcome.reports),
-            segments_of(receiver),
+            segments_of(receiver, associations),
         )
     finally:
         receiver.stop()

@@ -15,14 +15,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicom_node.config_errors import describe
-from dicom_node.config_values import AeTitle, Attribute, DatabaseUrl, Duration, Name, Network, Port, Size, Uid
+from dicom_node.config_values import AeTitle, Attribute, DatabaseUrl, Device, Duration, MatchValue, Name, Network, Port, Size, Uid
 from dicom_node.errors import ConfigurationError
 
 ENVIRONMENT = "DICOM_NODE_CONFIG"
 DEFAULT_FILE = "dicom-node.toml"
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
 
-MatchValue = str | int | float | tuple[str | int | float, ...]
 Matching = dict[Attribute, MatchValue]
 Kind = Literal["SEG", "SR"]
 
@@ -119,7 +118,7 @@ class ExecutorTable(Table):
     """Where models run. ``deadline`` ends a run that takes longer; ``attempts`` is how often a crashed one is tried again."""
 
     kind: Literal["inline", "process"] = "process"
-    devices: Annotated[tuple[Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")], ...], Field(min_length=1)] = ("cpu",)
+    devices: Annotated[tuple[Device, ...], Field(min_length=1)] = ("cpu",)
     threads: Annotated[int, Field(ge=1)] | None = None
     deadline: Duration = 1800.0
     attempts: Annotated[int, Field(ge=1)] = 3
@@ -172,7 +171,7 @@ class Rule(Table):
 
     name: Name
     match: Matching = {}
-    run: Annotated[tuple[str, ...], Field(min_length=1)]
+    run: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
     deliver: tuple[Name, ...] = ()
     priority: int = 0
     series: Literal["one", "all"] = "one"

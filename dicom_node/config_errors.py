@@ -9,6 +9,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from dicom_node.config_values import FORMS
+
 _SECRET = frozenset({"url", "password", "key"})
 Location = Sequence[int | str]
 
@@ -17,7 +19,10 @@ def describe(error: ValidationError, root: type[BaseModel], values: Mapping[str,
     """One sentence for each problem."""
     seen = set()
     for problem in error.errors(include_url=False, include_input=False):
-        sentence = _sentence(problem["type"], problem["msg"], _known_part(problem["loc"], root, values), root, values)
+        if problem["type"] == "too_short" and _look_up(problem["loc"], values)[0]:
+            continue  # its entries are there, and are refused one by one
+        message = _wanted(problem["type"], problem.get("ctx") or {}) or problem["msg"]
+        sentence = _sentence(problem["type"], message, _known_part(problem["loc"], root, values), root, values)
         if sentence not in seen:
             seen.add(sentence)
             yield sentence
@@ -34,6 +39,45 @@ def _sentence(kind: str, message: str, path: Location, root: type[BaseModel], va
         return f"'{where}' is missing"
     text = message.removeprefix("Value error, ")
     return f"'{where}'{_value(path, values)}: {text}" if path else text
+
+
+# pydantic's kinds of error in the words of a TOML file: what is needed there.
+_WANTED = {
+    "tuple_type": "a list in brackets is needed, such as ['one', 'two']",
+    "dict_type": "a table is needed, such as {{ Modality = 'MR' }}",
+    "model_type": "a table is needed",
+    "model_attributes_type": "a table is needed",
+    "string_type": "a text in quotes is needed",
+    "string_too_short": "it must not be empty",
+    "string_too_long": "at most {max_length} characters are allowed",
+    "string_pattern_mismatch": "it must have the form {pattern}",
+    "int_type": "a whole number without quotes is needed",
+    "int_parsing": "a whole number without quotes is needed",
+    "int_from_float": "a whole number is needed",
+    "float_type": "a number without quotes is needed",
+    "float_parsing": "a number without quotes is needed",
+    "bool_type": "true or false is needed, without quotes",
+    "bool_parsing": "true or false is needed, without quotes",
+    "greater_than_equal": "it must be {ge} or more",
+    "greater_than": "it must be more than {gt}",
+    "less_than_equal": "it must be {le} or less",
+    "less_than": "it must be less than {lt}",
+    "literal_error": "it must be {expected}",
+    "path_type": "a path in quotes is needed",
+}
+
+
+def _wanted(kind: str, context: Mapping[str, Any]) -> str | None:
+    """What must stand at a place, by the kind of error; None where pydantic's own words have to do."""
+    if kind == "too_short":
+        least = context["min_length"]
+        return f"at least {'one entry is' if least == 1 else f'{least} entries are'} needed"
+    if kind == "string_pattern_mismatch" and context["pattern"] in FORMS:
+        return FORMS[context["pattern"]]
+    if kind == "string_too_short" and context["min_length"] > 1:
+        return f"at least {context['min_length']} characters are needed"
+    wanted = _WANTED.get(kind)
+    return wanted.format(**context) if wanted else None
 
 
 def name(path: Location) -> str:

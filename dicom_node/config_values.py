@@ -84,6 +84,13 @@ def attribute(value: str) -> str:
     return value
 
 
+def not_empty(value: Any) -> Any:
+    """A value to match by; an empty list would match nothing."""
+    if value == []:
+        raise ValueError("an empty list matches nothing: name the values that fit, or leave the attribute out")
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(duration), Field(ge=0)]
 Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
 Secret = Annotated[str, BeforeValidator(secret)]
@@ -93,4 +100,13 @@ Uid = Annotated[str, AfterValidator(uid)]
 Attribute = Annotated[str, AfterValidator(attribute)]
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]*[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]
+MatchValue = Annotated[str | int | float | tuple[str | int | float, ...], BeforeValidator(not_empty)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+
+# What a value must look like, in words, by the pattern that says it.
+FORMS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "a name of 1 to 64 letters, digits, '-' and '_' is needed, that begins with a letter or a digit",
+    r"^(cpu|cuda:\d+)$": "'cpu', or 'cuda:0' for the first GPU and so on, is needed",
+    r"^[\x20-\x5b\x5d-\x7e]*[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$": "an AE title of ASCII characters without a backslash is needed",
+}

@@ -16,7 +16,7 @@ from dicom_node.errors import ConfigurationError
     [
         ("[dimse]\nprt = 3", ["unknown key 'dimse.prt' = 3", "did you mean 'port'"]),
         ("[nodes]\n", ["unknown key 'nodes'", "did you mean 'node'"]),
-        ("[dimse]\nport = 'x'", ["'dimse.port' = 'x'", "integer"]),
+        ("[dimse]\nport = 'x'", ["'dimse.port' = 'x'", "a whole number without quotes"]),
         ("[dimse]\nport = 70000", ["'dimse.port' = 70000", "65535"]),
         ("[study]\nquiet_period = '60 parsecs'", ["'study.quiet_period' = '60 parsecs'", "'60s'"]),
         ("[archive]\nmin_free = 'lots'", ["'archive.min_free' = 'lots'", "'5GiB'"]),
@@ -35,6 +35,18 @@ from dicom_node.errors import ConfigurationError
         ("[[rule]]\nname = 'r'\nrun = ['m']\nmatch = { Modalityy = 'MR' }", ["rule[1].match", "'Modalityy'", "did you mean 'Modality'"]),
         ("[study]\nrequired = [{ SeriesDescripton = 'T1' }]", ["study.required[1]", "did you mean 'SeriesDescription'"]),
         ("[dimse]\nextra_sop_classes = ['1.2.a']", ["dimse.extra_sop_classes[1]", "'1.2.a'"]),
+        ("[[rule]]\nname = 'r'\nrun = []", ["'rule[1].run' = []: at least one entry is needed"]),
+        ("[[rule]]\nname = 'r'\nrun = ''", ["'rule[1].run' = '': a list in brackets is needed"]),
+        ("[[rule]]\nname = 'r'\nrun = ['']", ["'rule[1].run[1]' = '': it must not be empty"]),
+        ("[[rule]]\nname = ''\nrun = ['m']", ["'rule[1].name' = '': a name of 1 to 64 letters"]),
+        ("[[rule]]\nname = 'r'\nrun = ['m']\nmatch = []", ["'rule[1].match' = []: a table is needed"]),
+        ("[[rule]]\nname = 'r'\nrun = ['m']\nmatch = { Modality = [] }", ["'rule[1].match.Modality' = []: an empty list matches nothing"]),
+        ("[executor]\ndevices = []", ["'executor.devices' = []: at least one entry is needed"]),
+        ("[node]\nae_title = ''", ["'node.ae_title' = '': it must not be empty"]),
+        ("[study]\nexpected_count = 0", ["'study.expected_count' = 0: it must be 1 or more"]),
+        ("[study]\nlate = ''", ["'study.late' = '': it must be 'rerun', 'ignore' or 'flag'"]),
+        ("[dimse]\ncheck_called_ae_title = 'maybe'", ["check_called_ae_title' = 'maybe': true or false is needed"]),
+        ("rule = ''", ["'rule' = ''", "is needed"]),
         ("[node\n", ["not valid TOML"]),
     ],
 )
@@ -43,6 +55,14 @@ def test_a_fault_names_key_value_and_fix(text: str, says: list[str]) -> None:
         parse(text)
     for part in says:
         assert part in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["[executor]\ndevices = ['gpu']", "[[rule]]\nname = 'r'\nrun = [3]", "[[peer]]\nname = []\nae_title = 7"])
+def test_no_fault_speaks_of_python(text: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse(text)
+    for word in ("Tuple", "tuple", "Input", "String", "dictionary", "validation"):
+        assert word not in str(raised.value)
 
 
 def test_every_fault_is_named_at_once() -> None:

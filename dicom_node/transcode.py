@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dicom_node.errors import NodeError
+from dicom_node.pixels.pool import ChildPool, TranscodeError
+from dicom_node.pixels.syntaxes import DECODED, ENCODED, LOSSY, NATIVE
 
-
-class TranscodeError(NodeError):
-    """A data set that cannot be had in another transfer syntax, or a frame that cannot be decoded; says why, without any value."""
+__all__ = ["Frame", "TranscodeError", "Transcoder", "targets"]
 
 
 @dataclass(frozen=True)
@@ -46,37 +45,78 @@ class Frame:
 
     def array(self) -> NDArray[Any]:
         """The stored values, (rows, columns) or (rows, columns, samples), unsigned or signed as Pixel Representation says."""
-        kind = "f" if self.bits_allocated in (32, 64) and self.pixel_representation < 0 else "i" if self.pixel_representation else "u"
+        kind = "i" if self.pixel_representation else "u"
         values = np.frombuffer(self.pixels, f"<{kind}{self.bits_allocated // 8}")
         shape = (self.rows, self.columns) if self.samples_per_pixel == 1 else (self.rows, self.columns, self.samples_per_pixel)
         return values.reshape(shape)
 
 
 class Transcoder:
-    """Child processes that transcode and decode; thread-safe."""
+    """Child processes that transcode and decode; thread-safe.
 
-    def transcode(self, data: bytes, source: str, target: str) -> bytes:
+    Parameters
+    ----------
+    children
+        How many work at once.
+    limit
+        Most bytes of the decoded pixels of a data set.
+    deadline
+        Seconds for one piece of work.
+    """
+
+    def __init__(self, *, children: int = 2, limit: int = 1 << 30, deadline: float = 120.0) -> None:
+        self._limit = limit
+        self._pool = ChildPool(children, limit=limit, deadline=deadline)
+
+    def targets(self, source: str) -> tuple[str, ...]:
+        """Transfer syntaxes that ``source`` can be changed to; see :func:`targets`."""
+        return targets(source)
+
+    def transcode(self, data: bytes | memoryview, source: str, target: str) -> bytes:
         """A data set (without file meta) of transfer syntax ``source`` as one of ``target``.
 
         Raises
         ------
         TranscodeError
         """
-        raise TranscodeError(f"{source} cannot be changed to {target}")
+        if target not in targets(source):
+            raise TranscodeError(f"{source} cannot be changed to {target} without loss")
+        if len(data) > self._limit:
+            raise TranscodeError("the data set is larger than what is transcoded")
+        return self._pool.call({"do": "recode", "source": source, "target": target}, data)[1]
 
-    def decode_frame(self, data: bytes, source: str, number: int) -> Frame:
+    def decode_frame(self, data: bytes | memoryview, source: str, number: int) -> Frame:
         """Decode frame ``number`` (from 1) of a data set (without file meta) of transfer syntax ``source``.
 
         Raises
         ------
         TranscodeError
         """
-        raise TranscodeError(f"{source} cannot be decoded")
+        if len(data) > self._limit:
+            raise TranscodeError("the data set is larger than what is decoded")
+        head, pixels = self._pool.call({"do": "frame", "source": source, "frame": number}, data)
+        return Frame(
+            pixels=pixels,
+            rows=head["rows"],
+            columns=head["columns"],
+            samples_per_pixel=head["samples"],
+            bits_allocated=head["bits_allocated"],
+            bits_stored=head["bits_stored"],
+            high_bit=head["high_bit"],
+            pixel_representation=int(head["signed"]),
+            photometric_interpretation=head["photometric"],
+        )
 
     def close(self) -> None:
         """End the children."""
+        self._pool.close()
 
 
 def targets(source: str) -> tuple[str, ...]:
-    """Transfer syntaxes that ``source`` can be changed to, the best one first; the source itself not among them."""
-    return ()
+    """Transfer syntaxes that ``source`` can be changed to without loss, the best one first; the source itself not among them.
+
+    From a lossy syntax to the uncompressed ones only: what was lost stays lost, and Lossy Image Compression still says so.
+    """
+    if source not in NATIVE and source not in DECODED:
+        return ()
+    return tuple(uid for uid in (*NATIVE, *(ENCODED if source not in LOSSY else ())) if uid != source)

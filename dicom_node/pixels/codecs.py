@@ -7,33 +7,26 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any, Final
+from struct import pack
+from typing import Any
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from dicom_node.pixels.syntaxes import (
+    DEFLATED_FRAMES,
+    HTJ2K,
+    JPEG_2000,
+    JPEG_LOSSLESS,
+    JPEG_LOSSY,
+    JPEG_LS,
+    JPEG_LS_NEAR,
+    RLE,
+    WAVELET,
+)
+
 Pixels = NDArray[Any]
-
-RLE: Final = "1.2.840.10008.1.2.5"
-JPEG_BASELINE: Final = "1.2.840.10008.1.2.4.50"
-JPEG_LOSSLESS: Final = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
-JPEG_LOSSY: Final = frozenset({f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55)})
-JPEG_LS: Final = "1.2.840.10008.1.2.4.80"
-JPEG_LS_NEAR: Final = "1.2.840.10008.1.2.4.81"
-JPEG_2000: Final = "1.2.840.10008.1.2.4.90"
-JPEG_2000_LOSSY: Final = "1.2.840.10008.1.2.4.91"
-HTJ2K: Final = "1.2.840.10008.1.2.4.201"
-HTJ2K_RPCL: Final = "1.2.840.10008.1.2.4.202"
-HTJ2K_LOSSY: Final = "1.2.840.10008.1.2.4.203"
-DEFLATED_FRAMES: Final = "1.2.840.10008.1.2.8.1"
-
-_WAVELET: Final = frozenset({JPEG_2000, JPEG_2000_LOSSY, HTJ2K, HTJ2K_RPCL, HTJ2K_LOSSY})
-LOSSY: Final = JPEG_LOSSY | {JPEG_LS_NEAR, JPEG_2000_LOSSY, HTJ2K_LOSSY}
-DECODED: Final = JPEG_LOSSLESS | LOSSY | _WAVELET | {RLE, JPEG_LS, DEFLATED_FRAMES}
-ENCODED: Final = (JPEG_LS, JPEG_2000, HTJ2K, RLE)
-"""Syntaxes that are written, in the order of preference."""
-
 
 class CodecError(ValueError):
     """A frame that its codec does not take, or that is not what the data set says."""
@@ -106,7 +99,7 @@ def _decode(frame: bytes, syntax: str, layout: Layout) -> tuple[Pixels, str]:
         return imagecodecs.jpeg8_decode(frame, colorspace=kept, outcolorspace=kept), photometric
     if syntax in (JPEG_LS, JPEG_LS_NEAR):
         return imagecodecs.jpegls_decode(frame), photometric
-    if syntax in _WAVELET:
+    if syntax in WAVELET:
         return imagecodecs.jpeg2k_decode(frame), "RGB" if photometric in ("YBR_RCT", "YBR_ICT") else photometric
     raise CodecError("no decoder for this transfer syntax")
 
@@ -157,8 +150,7 @@ def encode(pixels: Pixels, syntax: str, layout: Layout) -> bytes:
 
 def _encode(pixels: Pixels, syntax: str, layout: Layout) -> bytes:
     if syntax == RLE:
-        planes = pixels if layout.samples == 1 else np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
-        return _encode_rle(planes, layout)
+        return _encode_rle(pixels, layout)
     if layout.high_bit != layout.bits_stored - 1:
         raise CodecError("High Bit is not the highest of the stored bits")
     if syntax == JPEG_LS:
@@ -171,5 +163,14 @@ def _encode(pixels: Pixels, syntax: str, layout: Layout) -> bytes:
     raise CodecError("no encoder for this transfer syntax")
 
 
-def _encode_rle(planes: Pixels, layout: Layout) -> bytes:
-    return bytes(imagecodecs.dicomrle_encode(planes))  # type: ignore[arg-type]
+def _encode_rle(pixels: Pixels, layout: Layout) -> bytes:
+    """PS3.5 annex G: a segment for each byte of each sample, the highest byte first; runs end with their row."""
+    planes = pixels.view(np.uint8).reshape(layout.rows, layout.columns, layout.samples, layout.bits_allocated // 8)
+    segments, offsets, position = [], [], 64
+    for sample in range(layout.samples):
+        for byte in reversed(range(planes.shape[3])):
+            packed = bytes(imagecodecs.packbits_encode(np.ascontiguousarray(planes[:, :, sample, byte]), axis=-1))
+            segments.append(packed + bytes(len(packed) & 1))
+            offsets.append(position)
+            position += len(segments[-1])
+    return pack("<16L", len(segments), *offsets, *[0] * (15 - len(offsets))) + b"".join(segments)

@@ -6,8 +6,6 @@ ends by itself when its worker does.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -16,15 +14,7 @@ from pathlib import Path
 
 from dicom_node import log
 from dicom_node.work.inference import Runner
-
-_PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Ask the system to end this process when its parent ends (Linux); elsewhere the closed socket does it after the run."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+from dicom_node.work.parent import die_with_parent
 
 
 def main(arguments: list[str]) -> int:

@@ -9,13 +9,27 @@ from __future__ import annotations
 import copy
 import os
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicom_node.config_errors import describe
-from dicom_node.config_values import AeTitle, Attribute, DatabaseUrl, Device, Duration, MatchValue, Name, Network, Port, Size, Uid
+from dicom_node.config_values import (
+    AeTitle,
+    Attribute,
+    DatabaseUrl,
+    Device,
+    Duration,
+    MatchValue,
+    Name,
+    Network,
+    Port,
+    Size,
+    StoredSecret,
+    Uid,
+)
 from dicom_node.errors import ConfigurationError
 
 ENVIRONMENT = "DICOM_NODE_CONFIG"
@@ -69,13 +83,34 @@ class DimseTable(Table):
     tls: TlsTable | None = None
 
 
+class TokenTable(Table):
+    """A bearer token: who bears it and what it may do. It stands in the environment or in a file, never in the configuration."""
+
+    name: Name
+    token: Annotated[StoredSecret, Field(min_length=16)]
+    rights: Annotated[tuple[Literal["read", "store", "delete"], ...], Field(min_length=1)] = ("read",)
+
+
 class WebTable(Table):
-    """Health and metrics over HTTP. Without authentication it listens on loopback only, unless ``allow_anonymous`` says otherwise."""
+    """Health, metrics and DICOMweb over HTTP. Without tokens it listens on loopback only, unless ``allow_anonymous`` says otherwise.
+
+    ``allowed_hosts``: further names by which this node is called; ``allowed_origins``: other sites whose pages may ask.
+    """
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8042
     allow_anonymous: bool = False
+    tokens: tuple[TokenTable, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/\s]+$")], ...] = ()
+    allow_delete: bool = False
+    max_connections: Annotated[int, Field(ge=4)] = 512
+    max_uploads: Annotated[int, Field(ge=1, le=256)] = 16
+    max_request_size: Size = 64 * 1024**3
+    max_part_size: Size = 16 * 1024**3
+    max_parts: Annotated[int, Field(ge=1)] = 20_000
+    stall_timeout: Duration = 60.0
 
 
 class DatabaseTable(Table):
@@ -247,12 +282,25 @@ def _contradictions(config: Config) -> list[str]:
             f"node.data_dir = '{config.node.data_dir}' is on a network file system ({kind}), where SQLite loses data; "
             "use a local disk, or PostgreSQL for [database] url"
         )
-    if config.web.host not in ("127.0.0.1", "::1", "localhost") and config.web.enabled and not config.web.allow_anonymous:
+    web = config.web
+    if web.enabled and not (is_loopback(web.host) or web.tokens or web.allow_anonymous):
         problems.append(
-            f"web.host = '{config.web.host}' would be open to the network without authentication; "
-            "use '127.0.0.1', or say web.allow_anonymous = true"
+            f"web.host = '{web.host}' would be open to the network without authentication; "
+            "use '127.0.0.1', give [web] tokens, or say web.allow_anonymous = true"
         )
+    named = [token.name for token in web.tokens]
+    problems += [f"two web.tokens are called '{name}'" for name in sorted(set(named)) if named.count(name) > 1]
     return problems
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:

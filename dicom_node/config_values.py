@@ -51,6 +51,13 @@ def secret(value: Any) -> Any:
     raise ValueError('a secret is a text, { env = "NAME" } or { file = "PATH" }')
 
 
+def stored_secret(value: Any) -> Any:
+    """What ``{ env = "NAME" }`` or ``{ file = "PATH" }`` holds; a text as it stands is refused."""
+    if not isinstance(value, dict):
+        raise ValueError('it must not stand here: { env = "NAME" } or { file = "PATH" }')
+    return secret(value)
+
+
 def network(value: str) -> str:
     """An address or a network: ``"10.1.2.3"``, ``"10.0.0.0/8"``, ``"fd00::/8"``."""
     try:
@@ -98,6 +105,7 @@ DatabaseUrl = Annotated[Secret, AfterValidator(database_url)]
 Network = Annotated[str, AfterValidator(network)]
 Uid = Annotated[str, AfterValidator(uid)]
 Attribute = Annotated[str, AfterValidator(attribute)]
+StoredSecret = Annotated[str, BeforeValidator(stored_secret)]
 AeTitle = Annotated[str, Field(min_length=1, max_length=16, pattern=r"^[\x20-\x5b\x5d-\x7e]*[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]

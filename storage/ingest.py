@@ -55,6 +55,7 @@ class Source:
     ----------
     association_id : its row in `association` is made with the first instance where `lease` (seconds) says so, else it is there already
     process : who renews the lease
+    study_uid : where given, instances of any other study are refused
     """
 
     association_id: str | None
@@ -64,6 +65,7 @@ class Source:
     origin: str = "received"  # received | imported
     process: str = ""
     lease: float = 0.0
+    study_uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,10 @@ class InstanceWriter:
 
     def _header(self) -> Header:
         if self._read is None:
-            self._read = Header(self._scanner.values, self._transfer_syntax_uid)
+            read = Header(self._scanner.values, self._transfer_syntax_uid)
+            if self._session.source.study_uid not in ("", read.study_uid):
+                raise DataSetMismatch("Study Instance UID is not the one of the request")
+            self._read = read
         return self._read
 
     def _commit(self) -> Receipt:

@@ -3,7 +3,7 @@
 /healthz     the process answers
 /readyz      index and archive can be used; 503 with the reason otherwise
 /metrics     Prometheus text; no patient identity
-/dicom-web   search and retrieve (PS3.18)
+/dicom-web   search, retrieve and store (PS3.18)
 """
 
 from __future__ import annotations
@@ -17,22 +17,27 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.node import Node
+from dicom_node.web.authentication import Gate
+from dicom_node.web.dicomweb import stow
 from dicom_node.web.dicomweb.errors import WebError, failed, refused
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
+from dicom_node.web.dicomweb.stow import Uploads
+from dicom_node.web.limits import DeadlineProtocol
 from dicom_node.web.metrics import CONTENT_TYPE, render
 from storage.errors import StorageError
 
 SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'"}
 
 
-def create_app(node: Node) -> Starlette:
-    """The web application of a node."""
+def create_app(node: Node, uploads: Uploads | None = None) -> Starlette:
+    """The web application of a node; ``uploads`` keep the leases of what is being stored, once they are started."""
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "alive"}, headers=SECURITY_HEADERS)
@@ -46,10 +51,12 @@ def create_app(node: Node) -> Starlette:
         text = await run_in_threadpool(render, node)
         return Response(text, media_type=CONTENT_TYPE, headers=SECURITY_HEADERS)
 
-    routes = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics), *dicomweb_routes(node)]
-    return Starlette(
-        routes=routes, exception_handlers={WebError: refused, HTTPException: refused, StorageError: refused, Exception: failed}
-    )
+    uploads = uploads or Uploads(node)
+    health = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
+    routes = [*health, *dicomweb_routes(node), *stow.routes(uploads)]
+    gate = Middleware(Gate, settings=node.config.web, database=node.database)
+    handlers = {WebError: refused, HTTPException: refused, StorageError: refused, Exception: failed}
+    return Starlette(routes=routes, middleware=[gate], exception_handlers=handlers)
 
 
 def why_not_ready(node: Node) -> list[str]:
@@ -79,8 +86,9 @@ def serve(node: Node, wait: Callable[[], None], ready: Callable[[str], None]) ->
         where = f"'web.host' = '{config.host}', 'web.port' = {config.port}"
         raise ConfigurationError(f"{where}: nothing can be served there: {os.strerror(error.errno or 0)}") from error
     with listening as listener:
-        settings = uvicorn.Config(create_app(node), log_config=None, access_log=False, lifespan="off", server_header=False)
-        server = uvicorn.Server(settings)
+        uploads = Uploads(node)
+        server = uvicorn.Server(settings(node, uploads))
+        uploads.start()
         # In a thread of its own uvicorn leaves the signals to the role.
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
         thread.start()
@@ -88,3 +96,19 @@ def serve(node: Node, wait: Callable[[], None], ready: Callable[[str], None]) ->
         wait()
         server.should_exit = True
         thread.join()
+        uploads.stop()
+
+
+def settings(node: Node, uploads: Uploads) -> uvicorn.Config:
+    """How uvicorn serves the application: quiet, on HTTP/1.1 with deadlines, and done soon after it is told to stop."""
+    return uvicorn.Config(
+        create_app(node, uploads),
+        http=DeadlineProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        limit_concurrency=node.config.web.max_connections,
+        timeout_graceful_shutdown=round(node.config.dimse.stop_deadline),
+    )

@@ -1,0 +1,250 @@
+"""Who may ask what over HTTP: bearer tokens, the Host and Origin of a request, and the headers that every answer bears (RFC 6750).
+
+Where tokens are configured, a request needs one that has the right: ``read`` for GET, ``store`` for POST, ``delete`` for DELETE. Where none
+are, only a loopback address is listened on, and whoever reaches it may read and store; ``allow_anonymous`` lets everybody do so anywhere.
+A request without a token must name this node as its Host (a page from elsewhere whose name was made to lead here does not), and no page
+of another origin gets an answer unless ``allowed_origins`` names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dicom_node.config import WebTable, is_loopback
+from storage import audit
+from storage.database import Database
+from storage.errors import IndexUnavailable
+
+log = structlog.get_logger()
+
+READ, STORE, DELETE = "read", "store", "delete"
+RIGHT_OF_METHOD: Final[Mapping[str, str]] = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "POST": STORE, "PUT": STORE, "DELETE": DELETE}
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+ANONYMOUS: Final = "anonymous"
+REFUSALS_NOTED_EVERY = 60.0  # seconds, for one address: whoever guesses tokens must not fill the audit trail
+ADDRESSES_REMEMBERED = 1000
+
+SECURITY_HEADERS: Final[Mapping[str, str]] = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+CORS_METHODS: Final = "GET, HEAD, POST, DELETE"
+CORS_HEADERS: Final = "Authorization, Content-Type, Accept, If-None-Match, Range"
+CORS_EXPOSED: Final = "Warning, Location, ETag, Content-Range, Retry-After"
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Whoever asks: the token's name, or ``anonymous``, and what it may do."""
+
+    name: str
+    rights: frozenset[str]
+
+    def may(self, right: str) -> bool:
+        return right in self.rights
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is not answered: HTTP status, one line, headers."""
+
+    status: int
+    why: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    suspicious: bool = False
+
+
+class Authenticator:
+    """Decides from a request's headers who asks, and whether that may be answered at all."""
+
+    def __init__(self, settings: WebTable) -> None:
+        self._tokens = [(_digest(token.token), Principal(token.name, frozenset(token.rights))) for token in settings.tokens]
+        loopback = is_loopback(settings.host)
+        # Deleting needs somebody who can be named, or at least the machine itself.
+        rights = {READ, STORE, DELETE} if loopback and not self._tokens else {READ, STORE}
+        open_to_all = settings.allow_anonymous or (loopback and not self._tokens)
+        self._anonymous = Principal(ANONYMOUS, frozenset(rights)) if open_to_all else None
+        ours = (settings.host, socket.gethostname(), *settings.allowed_hosts)
+        self._hosts = LOOPBACK_NAMES | {name.lower() for name in ours}
+        self._origins = frozenset(settings.allowed_origins)
+
+    def identify(self, headers: Headers) -> Principal | Refusal:
+        """Who asks, by the Authorization header."""
+        given = headers.get("authorization")
+        if given is not None:
+            scheme, _, value = given.partition(" ")
+            found = self._find(value.strip()) if scheme.lower() == "bearer" else None
+            return found or _unauthorized("the token is not one of this node's", error="invalid_token")
+        if self._anonymous is None:
+            return _unauthorized("a token is needed: Authorization: Bearer ...")
+        if not self.names_us(headers.get("host", "")):
+            return Refusal(421, "the Host header names another server; see [web] allowed_hosts", suspicious=True)
+        return self._anonymous
+
+    def names_us(self, host: str) -> bool:
+        """Whether a Host header can be meant for this node: an address, or one of its names."""
+        name = host_name(host)
+        if name in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def origin_is_foreign(self, headers: Headers) -> bool:
+        """Whether a page of another origin asks that is not allowed to."""
+        origin = headers.get("origin")
+        if origin is None or origin in self._origins:
+            return False
+        return origin.partition("://")[2].lower() != headers.get("host", "").lower()
+
+    def allows_origin(self, origin: str | None) -> bool:
+        """Whether answers to this origin say that its pages may read them."""
+        return origin is not None and origin in self._origins
+
+    def _find(self, value: str) -> Principal | None:
+        digest, found = _digest(value), None
+        for known, principal in self._tokens:  # all of them, always: the time taken tells nothing
+            if hmac.compare_digest(known, digest):
+                found = principal
+        return found
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def _unauthorized(why: str, *, error: str = "") -> Refusal:
+    challenge = 'Bearer realm="dicom-node"' + (f', error="{error}"' if error else "")
+    return Refusal(401, why, {"WWW-Authenticate": challenge}, suspicious=bool(error))
+
+
+def host_name(host: str) -> str:
+    """The name in a Host header, without port and brackets, in lower case."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].rstrip(".") if host.count(":") < 2 else host
+
+
+def _answer(refusal: Refusal) -> Response:
+    return JSONResponse({"error": refusal.why}, status_code=refusal.status, headers=dict(refusal.headers))
+
+
+def principal_of(request: Request) -> Principal:
+    """Who makes a request that the gate let through."""
+    principal: Principal = request.scope["state"]["principal"]
+    return principal
+
+
+class Gate:
+    """ASGI middleware before everything but health and metrics: security headers, Origin, Host, token, right, CORS.
+
+    What is let through finds its `Principal` as ``request.state.principal``.
+    """
+
+    def __init__(self, app: ASGIApp, settings: WebTable, database: Database, *, open_paths: Collection[str] = OPEN_PATHS) -> None:
+        self._app = app
+        self._authenticator = Authenticator(settings)
+        self._refusals = RefusalTrail(database)
+        self._open = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        allowed_origin = origin if self._authenticator.allows_origin(origin) else None
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _complete(MutableHeaders(scope=message), allowed_origin)
+            await send(message)
+
+        answer = None if scope["path"] in self._open else await self._refuse(scope, headers)
+        await (answer or self._app)(scope, receive, send_with_headers)
+
+    async def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
+        if self._authenticator.origin_is_foreign(headers):
+            return _answer(Refusal(403, "pages of this origin may not ask; see [web] allowed_origins"))
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            preflight = {"Access-Control-Allow-Methods": CORS_METHODS, "Access-Control-Allow-Headers": CORS_HEADERS}
+            return Response(status_code=204, headers={**preflight, "Access-Control-Max-Age": "600"})
+        found = self._authenticator.identify(headers)
+        if isinstance(found, Refusal):
+            address = scope["client"][0] if scope.get("client") else ""
+            if found.suspicious:
+                await self._refusals.note(address, found.why)
+            return _answer(found)
+        right = RIGHT_OF_METHOD.get(scope["method"], READ)
+        if not found.may(right):
+            challenge = {"WWW-Authenticate": 'Bearer realm="dicom-node", error="insufficient_scope"'}
+            return _answer(Refusal(403, f"'{found.name}' has not the right to {right}", challenge))
+        scope.setdefault("state", {})["principal"] = found
+        return None
+
+
+def _complete(headers: MutableHeaders, allowed_origin: str | None) -> None:
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    if allowed_origin is not None:
+        headers["Access-Control-Allow-Origin"] = allowed_origin
+        headers["Access-Control-Expose-Headers"] = CORS_EXPOSED
+        headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+        headers.add_vary_header("Origin")
+
+
+class RefusalTrail:
+    """Audit rows and log lines for refused tokens, at most one a minute for an address; the next one counts those between."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._last: dict[str, tuple[float, int]] = {}
+
+    async def note(self, address: str, why: str) -> None:
+        count = self._due(address, time.monotonic())
+        if count:
+            log.warning("web.refused", address=address, why=why, count=count)
+            await run_in_threadpool(self._record, address, why, count)
+
+    def _due(self, address: str, now: float) -> int:
+        """How many refusals are to be noted now; 0: later."""
+        with self._lock:
+            at, count = self._last.get(address, (-REFUSALS_NOTED_EVERY, 0))
+            if now - at < REFUSALS_NOTED_EVERY:
+                self._last[address] = (at, count + 1)
+                return 0
+            if len(self._last) >= ADDRESSES_REMEMBERED:
+                del self._last[next(iter(self._last))]
+            self._last[address] = (now, 0)
+            return count + 1
+
+    def _record(self, address: str, why: str, count: int) -> None:
+        try:
+            with self._database.begin(durable=False) as connection:
+                audit.record(connection, "token.refused", actor=address, detail={"why": why, "count": count})
+        except IndexUnavailable as error:
+            log.warning("web.refusal_not_recorded", why=str(error))
+

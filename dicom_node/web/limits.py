@@ -1,0 +1,191 @@
+"""Limits of what a client may ask of the web server: how long, how large, how many; whoever goes beyond gets one line and goes.
+
+`body` reads a request's body under limits, and undoes gzip without trusting it. `DeadlineProtocol` closes connections on which nothing
+comes to an end: a request line sent byte by byte, an answer that nobody reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.requests import ClientDisconnect, Request
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dicom_node.config import WebTable
+from dicom_node.web.dicomweb.errors import BadRequest, TooLarge, Unsupported, WebError
+
+HEAD_DEADLINE: Final = 15.0  # seconds for a request line and its headers
+READ_DEADLINE: Final = 60.0  # seconds in which a client must take something of its answer
+LEAST_PROGRESS: Final = 64 << 10  # bytes of a body that must come within the stall timeout
+INFLATE_STEP: Final = 256 << 10
+FREE_INFLATION: Final = 8 << 20  # bytes that may come out before the ratio is looked at
+MAX_RATIO: Final = 100
+DRAIN_BYTES, DRAIN_SECONDS = 64 << 20, 5.0
+
+
+class SlowClient(WebError):
+    status = 408
+
+
+class Busy(WebError):
+    """Too much at a time; the client may come again."""
+
+    status = 503
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """`size`: bytes of a body, after gzip was undone; `stall`: seconds in which `LEAST_PROGRESS` bytes must come."""
+
+    size: int
+    stall: float
+
+    @classmethod
+    def of(cls, settings: WebTable) -> BodyLimits:
+        return cls(settings.max_request_size, settings.stall_timeout)
+
+
+async def body(request: Request, limits: BodyLimits) -> AsyncIterator[bytes]:
+    """The body of a request, piece by piece.
+
+    Raises
+    ------
+    TooLarge
+        Its announced or true length is beyond the limit, or it swells when it is inflated.
+    Unsupported
+        A content coding other than gzip.
+    SlowClient
+        It does not get on.
+    ClientDisconnect
+        It broke off.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limits.size:
+        raise TooLarge(f"a request may have {limits.size} bytes; this one announces more")
+    inflate = _decoder(request.headers.get("content-encoding", ""))
+    got = came = 0
+    until = time.monotonic() + limits.stall
+    progressed = 0
+    while True:
+        message = await _next(request, until)
+        raw: bytes = message.get("body", b"")
+        came += len(raw)
+        if came - progressed >= LEAST_PROGRESS:
+            progressed, until = came, time.monotonic() + limits.stall
+        for piece in inflate.feed(raw) if inflate else (raw,):
+            got += len(piece)
+            if got > limits.size:
+                raise TooLarge(f"a request may have {limits.size} bytes")
+            if piece:
+                yield piece
+        if not message.get("more_body", False):
+            break
+    if inflate:
+        inflate.close()
+
+
+async def _next(request: Request, until: float) -> dict[str, Any]:
+    try:
+        message = await asyncio.wait_for(request.receive(), max(until - time.monotonic(), 0.01))
+    except TimeoutError:
+        raise SlowClient("the request's body does not get on") from None
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return dict(message)
+
+
+async def drain(request: Request) -> None:
+    """Take what the client is still sending, for a while, so that it reads its answer instead of a reset connection."""
+    taken, until = 0, time.monotonic() + DRAIN_SECONDS
+    try:
+        while taken < DRAIN_BYTES:
+            message = await _next(request, until)
+            taken += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                return
+    except (SlowClient, ClientDisconnect):
+        return
+
+
+def _decoder(coding: str) -> Inflater | None:
+    if coding.strip().lower() in ("", "identity"):
+        return None
+    if coding.strip().lower() in ("gzip", "x-gzip"):
+        return Inflater()
+    raise Unsupported("content codings other than gzip are not taken")
+
+
+class Inflater:
+    """gzip undone in small steps."""
+
+    def __init__(self) -> None:
+        self._inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        self._in = self._out = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What comes out, in pieces of `INFLATE_STEP` at most; raises TooLarge for a bomb, BadRequest for what is no gzip."""
+        self._in += len(data)
+        full = False
+        while (data or full) and not self._inflater.eof:
+            try:
+                piece = self._inflater.decompress(data, INFLATE_STEP)
+            except zlib.error:
+                raise BadRequest("the body is not gzip, although Content-Encoding says so") from None
+            full, data = len(piece) == INFLATE_STEP, self._inflater.unconsumed_tail
+            self._out += len(piece)
+            if self._out > max(FREE_INFLATION, MAX_RATIO * self._in):
+                raise TooLarge("the body swells beyond measure when it is inflated")
+            yield piece
+
+    def close(self) -> None:
+        if not self._inflater.eof:
+            raise BadRequest("the gzip body breaks off")
+
+
+class DeadlineProtocol(H11Protocol):
+    """HTTP/1.1 as uvicorn speaks it, with an end to waiting for a request's head and for a client that does not read."""
+
+    head_deadline = HEAD_DEADLINE
+    read_deadline = READ_DEADLINE
+    _waiting_since = 0.0
+    _watch: asyncio.TimerHandle | None = None
+    _writing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting_since = time.monotonic()
+        self._watch = self.loop.call_later(self.head_deadline, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._watch, self._writing):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._waiting_since = time.monotonic()
+        super().on_response_complete()
+
+    def _look(self) -> None:
+        waiting = self.cycle is None or self.cycle.response_complete
+        left = self.head_deadline - (time.monotonic() - self._waiting_since)
+        if waiting and left <= 0:
+            self.transport.abort()
+            return
+        self._watch = self.loop.call_later(max(left, 0.05) if waiting else self.head_deadline, self._look)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._writing is None:
+            self._writing = self.loop.call_later(self.read_deadline, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None

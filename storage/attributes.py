@@ -178,9 +178,14 @@ def attribute_of(tag: int, vr: str, level: Level) -> Attribute | None:
     if known is not None:
         return known
     if tag == AVAILABILITY:
-        return Attribute("InstanceAvailability", tag, "CS", level, Source.COMPUTED)
+        return availability(level)
     if tag >> 16 < 8 or tag & 0xFFFF == 0 or tag >= 0x7FE00000:
         return None
     with contextlib.suppress(KeyError):  # private or newer than the dictionary: as the request says
         vr = _vr(tag)
     return Attribute(keyword_for_tag(tag), tag, vr, Level.IMAGE, Source.HEADER)
+
+
+def availability(level: Level) -> Attribute:
+    """Instance Availability of the entities of a level."""
+    return Attribute("InstanceAvailability", AVAILABILITY, "CS", level, Source.COMPUTED)

@@ -107,20 +107,25 @@ def _split_range(part: str, vr: str) -> tuple[str, str, str]:
     return part.partition("-")
 
 
-class _Bytewise(FunctionElement[str]):
+def high_end(text: str) -> str:
+    """The end of a range of dates or times, whatever more exact ones lie in it: 10:30 holds 10:30:59.9."""
+    return text + _HIGH
+
+
+class bytewise(FunctionElement[str]):
     """Compare a column byte by byte, whatever the database's collation."""
 
     inherit_cache = True
     name = "bytewise"
 
 
-@compiles(_Bytewise)
-def _plain(element: _Bytewise, compiler: Any, **options: Any) -> str:
+@compiles(bytewise)
+def _plain(element: bytewise, compiler: Any, **options: Any) -> str:
     return str(compiler.process(next(iter(element.clauses)), **options))
 
 
-@compiles(_Bytewise, "postgresql")
-def _collated(element: _Bytewise, compiler: Any, **options: Any) -> str:
+@compiles(bytewise, "postgresql")
+def _collated(element: bytewise, compiler: Any, **options: Any) -> str:
     return f'({compiler.process(next(iter(element.clauses)), **options)} COLLATE "C")'
 
 
@@ -147,9 +152,9 @@ def clause(
 
 def _term_clause(column: ColumnElement[Any], term: Term, ignore_case: bool, multi: bool) -> ColumnElement[bool]:
     if isinstance(term, Range):
-        value = _Bytewise(column)
+        value = bytewise(column)
         low = value >= term.low if term.low else true()
-        high = value <= literal(term.high + _HIGH) if term.high else true()
+        high = value <= literal(high_end(term.high)) if term.high else true()
         return and_(column != "", low, high)
     if not term.text:
         return func.coalesce(column, "") == ""
@@ -171,7 +176,7 @@ def text_clause(text: ColumnElement[Any], pattern: Pattern) -> ColumnElement[boo
     prefix = prefix_of(pattern)
     if not prefix:
         return like
-    plain = _Bytewise(text)
+    plain = bytewise(text)
     return and_(plain >= prefix, plain < literal(prefix + _LAST), like)
 
 
@@ -230,7 +235,7 @@ def _runs(parts: Sequence[str]) -> Iterator[str]:
 
 def _term_matches(term: Term, text: str, ignore_case: bool) -> bool:
     if isinstance(term, Range):
-        return text != "" and (not term.low or text >= term.low) and (not term.high or text <= term.high + _HIGH)
+        return text != "" and (not term.low or text >= term.low) and (not term.high or text <= high_end(term.high))
     if ignore_case:
         return pattern_matches(Pattern(term.text.lower(), term.wildcard), text.lower())
     return pattern_matches(term, text)

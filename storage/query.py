@@ -10,16 +10,22 @@ match. Nothing here knows of DIMSE or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
 
-from storage.attributes import ATTRIBUTES, Attribute, Level, Source, attribute_of
+from storage.attributes import ATTRIBUTES, AVAILABILITY, TIMEZONE, Attribute, Level, Source, attribute_of, availability
 from storage.database import Database
 from storage.errors import StorageError
-from storage.matching import Wanted, parse
-from storage.query_sql import Condition, count_statement, match_statement
+from storage.matching import Wanted
+from storage.query_dates import PAIRS, combined, day_around, minutes
+from storage.query_rows import Answer, RowReader, is_wanted
+from storage.query_sql import Condition, check_value, count_statement, match_statement
 
 CHUNK = 256  # rows taken from the database at a time
+MAX_EXAMINED = 100_000  # rows whose header JSON is looked into for one query
+_ADJUSTED = {*PAIRS, *PAIRS.values()}
 _NOT_KEYS = frozenset({0x00080001, 0x00080005, 0x00080052, 0x00080053, 0x00080054})  # of the message, not of what it asks for
 
 
@@ -82,6 +88,11 @@ class Plan:
     ----------
     columns : what each row of the answer holds, in this order
     unsupported : tags asked for that the index does not hold at this level
+    warnings : what is answered otherwise than asked
+    fuzzy_applied : person names were matched by their words
+    selected : the attributes of the columns
+    conditions, checked : what SQL decides, and what is decided row by row afterwards
+    hidden : attributes that only the decision needs
     """
 
     columns: tuple[Column, ...]
@@ -91,6 +102,19 @@ class Plan:
     query: Query = field(repr=False)
     selected: tuple[Attribute, ...] = field(repr=False)
     conditions: tuple[Condition, ...] = field(repr=False)
+    checked: tuple[Condition, ...] = field(repr=False)
+    hidden: tuple[Attribute, ...] = field(repr=False)
+
+    @property
+    def header_levels(self) -> tuple[Level, ...]:
+        """Whose header JSON is read: of the instance, or of one instance of the series, study or patient."""
+        attributes = (*self.selected, *(condition.attribute for condition in self.checked))
+        return tuple(sorted({each.level for each in attributes if each.source is Source.HEADER}))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the rows of the statement are the answer."""
+        return not self.checked and not self.header_levels and not self.query.timezone
 
 
 def plan(query: Query) -> Plan:
@@ -101,56 +125,141 @@ def plan(query: Query) -> Plan:
     QueryError
         A key is asked for in a way that cannot be matched.
     """
+    if query.timezone and minutes(query.timezone) is None:
+        raise QueryError("TimezoneOffsetFromUTC: an offset such as +0100 is meant")
     selected: dict[int, Attribute] = {}
-    conditions: list[Condition] = []
+    wanted: dict[int, Condition] = {}
     unsupported: list[int] = []
     for key in query.keys:
         if key.tag in _NOT_KEYS or key.tag in selected:
             continue
         attribute = attribute_of(key.tag, key.vr, query.level)
-        if attribute is None:
+        below = attribute is not None and attribute.level.depth > query.level.depth
+        asks = attribute is not None and _asks(key, attribute)
+        if attribute is None or (below and (not asks or attribute.source is Source.HEADER)):
             unsupported.append(key.tag)
             continue
-        wanted = _is_wanted(key, attribute)
-        if attribute.level.depth <= query.level.depth:
+        if not below:
             selected[key.tag] = attribute
-        elif not wanted or attribute.source is Source.HEADER:
-            unsupported.append(key.tag)
-            continue
-        if wanted:
-            conditions.append(Condition(attribute, key.value))
+        if asks and not (query.timezone and key.tag == TIMEZONE):
+            wanted[key.tag] = Condition(attribute, key.value)
     if query.all_attributes:
-        for attribute in ATTRIBUTES.values():
-            if attribute.level.depth <= query.level.depth:
-                selected.setdefault(attribute.tag, attribute)
+        every = (each for each in ATTRIBUTES.values() if each.level.depth <= query.level.depth)
+        selected = {each.tag: each for each in every} | {AVAILABILITY: availability(query.level)} | selected
+    conditions, checked = _divide(query, _paired(wanted) if query.combined else list(wanted.values()))
+    names = any(each.attribute.vr == "PN" for each in (*conditions, *checked))
     chosen = tuple(selected[tag] for tag in sorted(selected))
-    columns = tuple(Column(attribute.tag, attribute.vr) for attribute in chosen)
-    return Plan(columns, tuple(unsupported), (), False, query, chosen, tuple(conditions))
+    return Plan(
+        columns=tuple(Column(attribute.tag, attribute.vr) for attribute in chosen),
+        unsupported=tuple(unsupported),
+        warnings=(),
+        fuzzy_applied=query.fuzzy and names,
+        query=query,
+        selected=chosen,
+        conditions=tuple(conditions),
+        checked=tuple(checked),
+        hidden=_hidden(query, selected, checked),
+    )
 
 
-def _is_wanted(key: Key, attribute: Attribute) -> bool:
+def _asks(key: Key, attribute: Attribute) -> bool:
     try:
-        return bool(parse(key.value, attribute.vr))
+        if not is_wanted(key, attribute.vr):
+            return False
+        check_value(attribute, key.value)
     except ValueError as error:
         raise QueryError(f"{attribute.keyword or f'{key.tag:08X}'}: {error}") from None
+    return True
 
 
-def stream(database: Database, plan: Plan) -> Iterator[tuple[str | int | None, ...]]:
+def _paired(wanted: dict[int, Condition]) -> list[Condition]:
+    """Let a date and a time of the same event be one condition, where both are ranges."""
+    found = dict(wanted)
+    for date, time in PAIRS.items():
+        if date in found and time in found:
+            span = combined(found[date].value, found[time].value)
+            if span is not None:
+                found[date] = replace(found[date], span=span)
+                del found[time]
+    return list(found.values())
+
+
+def _divide(query: Query, wanted: Iterable[Condition]) -> tuple[list[Condition], list[Condition]]:
+    """What SQL decides, and what is checked row by row; the latter is narrowed by SQL where it can be."""
+    conditions, checked = [], []
+    for condition in wanted:
+        attribute = condition.attribute
+        if attribute.source is Source.HEADER:
+            checked.append(condition)
+        elif query.timezone and attribute.tag in _ADJUSTED and attribute.level.depth <= query.level.depth:
+            checked.append(condition)
+            around = day_around(condition.value) if attribute.vr == "DA" else ""
+            if around:
+                conditions.append(Condition(attribute, around))
+        else:
+            conditions.append(condition)
+    return conditions, checked
+
+
+def _hidden(query: Query, selected: Mapping[int, Attribute], checked: Iterable[Condition]) -> tuple[Attribute, ...]:
+    needed: dict[int, Attribute] = {}
+    if query.timezone:
+        used = {*selected, *(condition.attribute.tag for condition in checked)} & _ADJUSTED
+        partners = {tag for pair in PAIRS.items() if used & {*pair} for tag in pair}
+        needed = {tag: ATTRIBUTES[tag] for tag in sorted(partners)}
+        if query.level.depth >= Level.STUDY.depth:
+            needed[TIMEZONE] = ATTRIBUTES[TIMEZONE]
+    return tuple(attribute for tag, attribute in needed.items() if tag not in selected)
+
+
+def stream(database: Database, plan: Plan, *, check: Callable[[], None] | None = None) -> Iterator[Answer]:
     """Read the matches of one snapshot, a few rows at a time; closing the iterator ends the read.
+
+    Parameters
+    ----------
+    check : called between reads, also while nothing matches; what it raises ends the read
 
     Yields
     ------
     tuple
-        The values of `plan.columns`.
+        The values of `plan.columns`: text with backslashes between several values, a number, the items of a sequence as DICOM JSON, None.
+
+    Raises
+    ------
+    QueryError
+        So many rows had to be looked into that the query has to be narrowed.
     """
     query = plan.query
-    statement = match_statement(query.level, plan.selected, plan.conditions, query.offset, query.limit, database.dialect)
+    rows = _rows(database, plan, check)
+    if plan.plain:
+        yield from map(tuple, rows)
+        return
+    reader = RowReader(plan)
+    answers: Iterator[Answer] = (answer for row in rows if (answer := reader.read(row)) is not None)
+    if plan.checked:
+        answers = islice(answers, query.offset, None if query.limit is None else query.offset + query.limit)
+    yield from answers
+
+
+def _rows(database: Database, plan: Plan, check: Callable[[], None] | None) -> Iterator[Sequence[Any]]:
+    seen = 0
     with database.read() as connection:
+        statement = match_statement(plan, connection)
         for rows in connection.execution_options(yield_per=CHUNK).execute(statement).partitions():
-            yield from map(tuple, rows)
+            if check is not None:
+                check()
+            yield from rows
+            seen += len(rows)
+            if plan.checked and seen > MAX_EXAMINED:
+                raise QueryError(
+                    f"more than {MAX_EXAMINED} entities would have to be looked into; narrow the query by a date, a UID or a name"
+                )
 
 
 def count(database: Database, plan: Plan) -> int:
-    """Count the matches, whatever the query's limit."""
+    """Count the matches, whatever the query's offset and limit."""
+    if plan.checked:
+        every = replace(plan, query=replace(plan.query, offset=0, limit=None))
+        return sum(1 for _ in stream(database, every))
     with database.read() as connection:
-        return int(connection.execute(count_statement(plan.query.level, plan.conditions)).scalar_one())
+        return int(connection.execute(count_statement(plan, connection)).scalar_one())

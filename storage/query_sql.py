@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, Text, exists, func, literal, null, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Integer,
+    Select,
+    Text,
+    and_,
+    column,
+    exists,
+    false,
+    func,
+    literal,
+    null,
+    select,
+    table,
+    true,
+)
 
 from storage.attributes import (
     AVAILABILITY,
@@ -14,55 +31,161 @@ from storage.attributes import (
     MODALITIES_IN_STUDY,
     PATIENT_NAME,
     REFERRING_PHYSICIAN,
+    SOP_CLASSES_IN_STUDY,
     TABLES,
+    UNIQUE_KEYS,
     Attribute,
     Level,
     Source,
 )
-from storage.matching import Wanted, clause
-from storage.names import key_columns, name_clause
-from storage.schema import instance, patient, series, study
+from storage.matching import Pattern, Wanted, clause, parse, value_matches
+from storage.names import key_columns, name_clause, trigrams
+from storage.query_dates import combined_clause
+from storage.schema import instance, instance_header, patient, series, study
 
+if TYPE_CHECKING:
+    from storage.query import Plan
+
+ONLINE = "ONLINE"
 _LEVELS = list(Level)
 _PARENT = {
     Level.STUDY: study.c.patient_pk == patient.c.pk,
     Level.SERIES: series.c.study_pk == study.c.pk,
     Level.IMAGE: instance.c.series_pk == series.c.pk,
 }
+_NARROW = frozenset({*UNIQUE_KEYS.values(), 0x00080050})  # equal to one of these, few rows are left
+_SEARCH = "patient_name_search"
+_search = table(_SEARCH, column("rowid", Integer), column(_SEARCH, Text))
 
 
 @dataclass(frozen=True)
 class Condition:
-    """An attribute that has to match."""
+    """An attribute that has to match.
+
+    Attributes
+    ----------
+    span : of a date that is matched together with its time, the range of dates and the range of times
+    """
 
     attribute: Attribute
     value: Wanted
+    span: Any = None
 
 
-def match_statement(
-    level: Level, selected: Sequence[Attribute], conditions: Sequence[Condition], offset: int, limit: int | None, dialect: str
-) -> Select[Any]:
-    """Make the statement whose columns are `selected`."""
-    values = [_value(attribute, dialect).label(f"v{attribute.tag:08x}") for attribute in selected]
-    shown = _highest(level, selected)
-    key = TABLES[level].c.pk
-    if limit is None and not offset:
-        return _where(select(*values).select_from(_joined(level, min(shown, _highest(level, _of(conditions))))), level, conditions)
-    # First which entities, then what is told of them: otherwise all matches would be computed to sort them and drop most.
-    chosen = _where(select(key).select_from(_joined(level, _highest(level, _of(conditions)))), level, conditions)
-    order = key.desc() if level in (Level.PATIENT, Level.STUDY) else key
-    page = chosen.order_by(order).limit(-1 if limit is None and dialect == "sqlite" else limit).offset(offset).subquery("page")
-    source = _joined(level, shown).join(page, page.c.pk == key)
-    return select(*values).select_from(source).order_by(page.c.pk.desc() if level in (Level.PATIENT, Level.STUDY) else page.c.pk)
+def match_statement(plan: Plan, connection: Connection) -> Select[Any]:
+    """Make the statement of a plan: its columns, the header JSON of `header_levels`, then its hidden attributes."""
+    builder = _Builder(plan, connection)
+    return builder.rows()
 
 
-def count_statement(level: Level, conditions: Sequence[Condition]) -> Select[Any]:
+def count_statement(plan: Plan, connection: Connection) -> Select[Any]:
     """Make the statement that counts the matches."""
-    return _where(select(func.count()).select_from(_joined(level, _highest(level, _of(conditions)))), level, conditions)
+    builder = _Builder(plan, connection)
+    return builder.matching(func.count())
 
 
-def _of(conditions: Iterable[Condition]) -> Sequence[Attribute]:
-    return [condition.attribute for condition in conditions]
+def check_value(attribute: Attribute, value: Wanted) -> None:
+    """Refuse what the column could not be compared with; raises ValueError."""
+    if attribute.column is not None and isinstance(attribute.column.type, Integer):
+        _numbers(value, attribute.vr)
+    elif attribute.tag in COUNTS:
+        _numbers(value, "IS")
+
+
+def _numbers(value: Wanted, vr: str) -> list[int]:
+    try:
+        numbers = [int(term.text) for term in parse(value, vr) if isinstance(term, Pattern)]
+    except ValueError:
+        raise ValueError("a whole number is meant") from None
+    if any(abs(number) > 1 << 31 for number in numbers):
+        raise ValueError("the number is out of range")
+    return numbers
+
+
+class _Builder:
+    def __init__(self, plan: Plan, connection: Connection) -> None:
+        self._plan = plan
+        self._level = plan.query.level
+        self._key = TABLES[self._level].c.pk
+        self._fuzzy = plan.query.fuzzy
+        self._sqlite = connection.dialect.name == "sqlite"
+        names = any(each.attribute.tag == PATIENT_NAME for each in plan.conditions)
+        self._searches = names and self._sqlite and not _is_narrow(plan.conditions) and _can_search(connection)
+
+    def rows(self) -> Select[Any]:
+        plan, level, key = self._plan, self._level, self._key
+        attributes = (*plan.selected, *plan.hidden)
+        headers = [_header(each) for each in plan.header_levels]
+        values = [_value(each) for each in plan.selected] + headers + [_value(each) for each in plan.hidden]
+        shown = _highest(level, attributes)
+        limit = None if plan.checked else plan.query.limit
+        offset = 0 if plan.checked else plan.query.offset
+        if plan.query.limit is None and not plan.query.offset:
+            return self.matching(*values, highest=shown)
+        # First which entities, then what is told of them: otherwise all matches would be computed to sort them and drop most.
+        newest = level in (Level.PATIENT, Level.STUDY)
+        by = func.abs(key) if plan.conditions else key  # no index of this order: that of the conditions is the better one
+        chosen = self.matching(key).order_by(by.desc() if newest else by)
+        page = chosen.limit(-1 if limit is None and self._sqlite else limit).offset(offset).subquery("page")
+        source = _joined(level, shown).join(page, page.c.pk == key)
+        return select(*values).select_from(source).order_by(page.c.pk.desc() if newest else page.c.pk)
+
+    def matching(self, *values: ColumnElement[Any], highest: int = len(_LEVELS)) -> Select[Any]:
+        """SELECT of `values` from what matches, joined with the levels above up to the depth `highest`."""
+        level = self._level
+        above = [each for each in self._plan.conditions if each.attribute.level.depth <= level.depth]
+        below = [each for each in self._plan.conditions if each.attribute.level.depth > level.depth]
+        source = _joined(level, min(highest, _highest(level, (each.attribute for each in above))))
+        statement = select(*values).select_from(source).where(*map(self._condition, above))
+        if below:
+            deepest = max((each.attribute.level for each in below), key=lambda each: each.depth)
+            child = _LEVELS[level.depth + 1]
+            some = select(literal(1)).select_from(_joined(deepest, child.depth)).where(_PARENT[child], *map(self._condition, below))
+            statement = statement.where(exists(some.correlate(TABLES[level])))
+        return statement
+
+    def _condition(self, condition: Condition) -> ColumnElement[bool]:
+        attribute, value = condition.attribute, condition.value
+        if attribute.tag == PATIENT_NAME:
+            return and_(self._search(value), name_clause(key_columns(patient, "name"), value, fuzzy=self._fuzzy))
+        if attribute.tag == REFERRING_PHYSICIAN:
+            return name_clause(key_columns(study, "referring"), value, fuzzy=self._fuzzy)
+        if attribute.source is Source.COMPUTED:
+            return _computed_condition(attribute, value)
+        assert attribute.column is not None
+        if condition.span is not None:
+            time = attribute.column.table.c[_TIMES[attribute.column.name]]
+            return combined_clause(attribute.column, time, *condition.span)
+        if isinstance(attribute.column.type, Integer):
+            return attribute.column.in_(_numbers(value, attribute.vr))
+        return clause(attribute.column, value, attribute.vr, multi=attribute.multi)
+
+    def _search(self, value: Wanted) -> ColumnElement[bool]:
+        """Look up the three characters in a row that a name has to hold."""
+        found = trigrams(value, fuzzy=self._fuzzy) if self._searches else ()
+        if not found:
+            return true()
+        wanted = " OR ".join("(" + " AND ".join(_quoted(each) for each in every) + ")" for every in found)
+        return patient.c.pk.in_(select(_search.c.rowid).where(_search.c[_SEARCH].op("MATCH", is_comparison=True)(wanted)))
+
+
+_TIMES = {"study_date": "study_time", "series_date": "series_time", "pps_start_date": "pps_start_time"}
+
+
+def _is_narrow(conditions: Iterable[Condition]) -> bool:
+    for each in conditions:
+        terms = parse(each.value, each.attribute.vr) if each.attribute.tag in _NARROW else ()
+        if terms and all(isinstance(term, Pattern) and not term.wildcard for term in terms):
+            return True
+    return False
+
+
+def _can_search(connection: Connection) -> bool:
+    return connection.exec_driver_sql(f"SELECT 1 FROM sqlite_master WHERE name = '{_SEARCH}'").first() is not None
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _highest(level: Level, attributes: Iterable[Attribute]) -> int:
@@ -77,52 +200,61 @@ def _joined(level: Level, highest: int) -> FromClause:
     return source
 
 
-def _where(statement: Select[Any], level: Level, conditions: Sequence[Condition]) -> Select[Any]:
-    above = [condition for condition in conditions if condition.attribute.level.depth <= level.depth]
-    below = [condition for condition in conditions if condition.attribute.level.depth > level.depth]
-    statement = statement.where(*(_condition(condition) for condition in above))
-    if below:
-        deepest = max((condition.attribute.level for condition in below), key=lambda each: each.depth)
-        child = _LEVELS[level.depth + 1]
-        some = select(literal(1)).select_from(_joined(deepest, child.depth)).where(_PARENT[child])
-        statement = statement.where(exists(some.where(*(_condition(condition) for condition in below)).correlate(TABLES[level])))
-    return statement
-
-
-def _condition(condition: Condition) -> ColumnElement[bool]:
-    attribute = condition.attribute
-    if attribute.tag == PATIENT_NAME:
-        return name_clause(key_columns(patient, "name"), condition.value)
-    if attribute.tag == REFERRING_PHYSICIAN:
-        return name_clause(key_columns(study, "referring"), condition.value)
+def _computed_condition(attribute: Attribute, value: Wanted) -> ColumnElement[bool]:
     if attribute.tag == MODALITIES_IN_STUDY:
-        return exists().where(series.c.study_pk == study.c.pk, clause(series.c.modality, condition.value, "CS"))
-    assert attribute.column is not None
-    return clause(attribute.column, condition.value, attribute.vr, multi=attribute.multi)
-
-
-def _value(attribute: Attribute, dialect: str) -> ColumnElement[Any]:
-    if attribute.source is Source.COLUMN:
-        assert attribute.column is not None
-        return attribute.column
-    if attribute.source is Source.HEADER:
-        return null()
+        return exists().where(series.c.study_pk == study.c.pk, clause(series.c.modality, value, "CS"))
+    if attribute.tag == SOP_CLASSES_IN_STUDY:
+        return exists().where(instance.c.study_pk == study.c.pk, clause(instance.c.sop_class_uid, value, "UI"))
     if attribute.tag == AVAILABILITY:
-        return literal("ONLINE", Text)
-    if attribute.tag in COUNTS:
-        return _count(*COUNTS[attribute.tag])
-    column = series.c.modality if attribute.tag == MODALITIES_IN_STUDY else instance.c.sop_class_uid
-    table = column.table
-    distinct = select(column.label("value")).where(table.c.study_pk == study.c.pk, column != "").distinct().order_by(column)
-    found = distinct.correlate(study).subquery()
+        return true() if value_matches(value, ONLINE, "CS") else false()
+    return _count(*COUNTS[attribute.tag]).in_(_numbers(value, "IS"))
+
+
+def _value(attribute: Attribute) -> ColumnElement[Any]:
+    value: ColumnElement[Any]
+    if attribute.source is Source.HEADER:
+        value = null()
+    elif attribute.tag == AVAILABILITY:
+        value = literal(ONLINE, Text)
+    elif attribute.tag in COUNTS:
+        value = _count(*COUNTS[attribute.tag])
+    elif attribute.source is Source.COMPUTED:
+        value = _distinct(series.c.modality if attribute.tag == MODALITIES_IN_STUDY else instance.c.sop_class_uid)
+    else:
+        assert attribute.column is not None
+        value = attribute.column
+    return value.label(f"v{attribute.tag:08x}")
+
+
+def _distinct(of: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The distinct values of a study's series or instances, with backslashes between them."""
+    source = series if of is series.c.modality else instance
+    found = select(of.label("value")).where(source.c.study_pk == study.c.pk, of != "").distinct().order_by(of).correlate(study).subquery()
     return select(func.aggregate_strings(found.c.value, "\\")).scalar_subquery()
 
 
 def _count(of: Level, counted: Level) -> ColumnElement[Any]:
-    if counted is Level.IMAGE and of is Level.STUDY:
+    if of is Level.STUDY and counted is Level.IMAGE:
         return select(func.count()).select_from(instance).where(instance.c.study_pk == study.c.pk).scalar_subquery()
     if counted is Level.IMAGE and of is Level.PATIENT:
         source: FromClause = instance.join(study, instance.c.study_pk == study.c.pk)
     else:
         source = _joined(counted, of.depth + 1)
     return select(func.count()).select_from(source).where(_PARENT[_LEVELS[of.depth + 1]]).correlate(TABLES[of]).scalar_subquery()
+
+
+def _header(level: Level) -> ColumnElement[Any]:
+    """The header JSON of an instance, or of the first one of a series, study or patient that has any."""
+    json = select(instance_header.c.json_zlib)
+    if level is Level.IMAGE:
+        return json.where(instance_header.c.instance_pk == instance.c.pk).correlate(instance).scalar_subquery()
+    of, alias = TABLES[level], instance.alias("shown")
+    json = json.select_from(alias.join(instance_header, instance_header.c.instance_pk == alias.c.pk))
+    if level is Level.SERIES:
+        json = json.where(alias.c.series_pk == series.c.pk).order_by(alias.c.pk)
+    elif level is Level.STUDY:
+        json = json.where(alias.c.study_pk == study.c.pk).order_by(alias.c.series_pk, alias.c.pk)
+    else:
+        own = study.alias("own")
+        json = json.join(own, own.c.pk == alias.c.study_pk).where(own.c.patient_pk == patient.c.pk).order_by(own.c.pk, alias.c.series_pk)
+    return json.limit(1).correlate(of).scalar_subquery()

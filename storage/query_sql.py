@@ -12,6 +12,7 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    Table,
     Text,
     and_,
     column,
@@ -202,12 +203,17 @@ def _joined(level: Level, highest: int) -> FromClause:
 
 def _computed_condition(attribute: Attribute, value: Wanted) -> ColumnElement[bool]:
     if attribute.tag == MODALITIES_IN_STUDY:
-        return exists().where(series.c.study_pk == study.c.pk, clause(series.c.modality, value, "CS"))
+        return _some(series, clause(series.c.modality, value, "CS"))
     if attribute.tag == SOP_CLASSES_IN_STUDY:
-        return exists().where(instance.c.study_pk == study.c.pk, clause(instance.c.sop_class_uid, value, "UI"))
+        return _some(instance, clause(instance.c.sop_class_uid, value, "UI"))
     if attribute.tag == AVAILABILITY:
         return true() if value_matches(value, ONLINE, "CS") else false()
     return _count(*COUNTS[attribute.tag]).in_(_numbers(value, "IS"))
+
+
+def _some(source: Table, which: ColumnElement[bool]) -> ColumnElement[bool]:
+    # Correlated by name: at a level below, the table stands in the statement around it as well.
+    return exists(select(literal(1)).select_from(source).where(source.c.study_pk == study.c.pk, which).correlate(study))
 
 
 def _value(attribute: Attribute) -> ColumnElement[Any]:
@@ -235,7 +241,7 @@ def _distinct(of: ColumnElement[Any]) -> ColumnElement[Any]:
 
 def _count(of: Level, counted: Level) -> ColumnElement[Any]:
     if of is Level.STUDY and counted is Level.IMAGE:
-        return select(func.count()).select_from(instance).where(instance.c.study_pk == study.c.pk).scalar_subquery()
+        return select(func.count()).select_from(instance).where(instance.c.study_pk == study.c.pk).correlate(study).scalar_subquery()
     if counted is Level.IMAGE and of is Level.PATIENT:
         source: FromClause = instance.join(study, instance.c.study_pk == study.c.pk)
     else:

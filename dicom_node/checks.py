@@ -107,7 +107,7 @@ def _damage(config: Config) -> Checked:
 def check_peer(config: Config, peer: Peer) -> Checked:
     """Associate with a peer and echo."""
     from dicom_node.dimse.scu import echo_contexts
-    from dicom_node.work.deliver import associate_peer
+    from dicom_node.work.associating import associate_peer
 
     subject = f"peer {peer.name}"
     try:

@@ -1,6 +1,6 @@
 """One TOML file, read once into frozen models. A wrong key or value is refused with its name, what stands there, and the way out.
 
-[node] [dimse] [dimse.tls] [web] [database] [archive] [study] [delivery] [executor] [log]   one class each, below
+[node] [dimse] [dimse.tls] [web] [database] [archive] [study] [delivery] [commitment] [executor] [log]   one class each, below
 [[peer]]   Peer          [[rule]]   Rule
 """
 
@@ -149,6 +149,16 @@ class DeliveryTable(Table):
     response_timeout: Duration = 120.0
 
 
+class CommitmentTable(Table):
+    """Storage commitment. Asked of us: ``report_wait`` is how long a report is left to the association that asked, before one of our own
+    is opened. Asked by us: without a report after ``timeout`` it is asked again; what was not committed is sent again, ``resend`` times."""
+
+    max_instances: Annotated[int, Field(ge=1, le=1_000_000)] = 100_000
+    report_wait: Duration = 5.0
+    timeout: Annotated[Duration, Field(gt=0)] = 3600.0
+    resend: Annotated[int, Field(ge=0)] = 3
+
+
 class ExecutorTable(Table):
     """Where models run. ``deadline`` ends a run that takes longer; ``attempts`` is how often a crashed one is tried again."""
 
@@ -178,7 +188,8 @@ class LogTable(Table):
 
 
 class Peer(Table):
-    """A remote AE. ``results``: the kinds it is sent. ``suffices``: the kinds that are enough where it refuses the others for good.
+    """A remote AE. ``commitment``: what it is sent counts as delivered only when it has committed it. ``results``: the kinds it is sent.
+    ``suffices``: the kinds that are enough where it refuses the others for good.
     ``negative_reports``: send an SR also when a model did not apply or failed."""
 
     name: Name
@@ -187,6 +198,10 @@ class Peer(Table):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     addresses: tuple[Network, ...] = ()
     may_store: bool = True
+    may_query: bool = True
+    may_retrieve: bool = True
+    may_commit: bool = True
+    commitment: bool = False
     results: tuple[Kind, ...] = ("SEG", "SR")
     suffices: tuple[Kind, ...] = ("SR",)
     negative_reports: bool = False
@@ -223,6 +238,7 @@ class Config(Table):
     archive: ArchiveTable = ArchiveTable()
     study: StudyTable = StudyTable()
     delivery: DeliveryTable = DeliveryTable()
+    commitment: CommitmentTable = CommitmentTable()
     executor: ExecutorTable = ExecutorTable()
     jobs: JobsTable = JobsTable()
     log: LogTable = LogTable()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dicom_node.config import Config, Peer
 from dicom_node.dimse.scu import Requestor
-from dicom_node.work.deliver import associate_peer
+from dicom_node.work.associating import associate_peer
 
 
 class PeerDestinations:

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,6 +19,7 @@ from dicom_node import nudge
 from dicom_node.clock import Clock
 from dicom_node.config import Config
 from dicom_node.errors import ConfigurationError
+from dicom_node.transcode import Transcoder
 from storage import associations
 from storage.archive import Archive, ArchiveSettings, IngestSession, Source
 from storage.database import Database, open_database
@@ -82,6 +83,7 @@ class Node:
     archive: Archive
     archive_id: str
     process: str
+    transcoder: Transcoder = field(default_factory=Transcoder)
 
     def queue(self, *, backoff: Backoff | None = None) -> JobQueue:
         return JobQueue(self.database, clock=self.clock, backoff=backoff, lease=self.config.jobs.lease)
@@ -91,6 +93,7 @@ class Node:
         nudge.ring(self.config.runtime_dir, name)
 
     def close(self) -> None:
+        self.transcoder.close()
         self.archive.close()
         self.database.close()
 
@@ -110,9 +113,11 @@ def open_node(config: Config, role: str, *, clock: Clock = clocks.system) -> Ite
             own_device_uids=own_device_uids(config, database, archive_id),
             settings=archive_settings(config),
         )
+        node = Node(config, clock, database, archive, archive_id, process)
         try:
-            yield Node(config, clock, database, archive, archive_id, process)
+            yield node
         finally:
+            node.transcoder.close()
             archive.close()
     finally:
         database.close()
@@ -227,11 +232,16 @@ class LeasedAssociations:
 
 def build_server(node: Node, hooks: LeasedAssociations) -> Server:
     """The receiver's server with its services."""
+    from dicom_node.commitment import CommitmentDesk
+    from dicom_node.destinations import PeerDestinations
     from dicom_node.dimse.admission import KnownPeer, PeerAdmission, Unknown
     from dicom_node.dimse.association import Service
-    from dicom_node.dimse.contexts import VERIFICATION, storage_classes
+    from dicom_node.dimse.contexts import GET_CLASSES, MOVE_CLASSES, STORAGE_COMMITMENT, VERIFICATION, storage_classes
     from dicom_node.dimse.server import Server, ServerSettings
+    from dicom_node.dimse.services.commitment import CommitmentService
     from dicom_node.dimse.services.echo import EchoService
+    from dicom_node.dimse.services.get import GetService
+    from dicom_node.dimse.services.move import MoveService
     from dicom_node.dimse.services.store import COERCION_OF_DATA_ELEMENTS, CONFLICT, StoreService
 
     config = node.config
@@ -256,7 +266,14 @@ def build_server(node: Node, hooks: LeasedAssociations) -> Server:
     store = StoreService(hooks.session, conflict_status=conflict)
     services: dict[str, Service] = dict.fromkeys((*storage_classes(), *limits.extra_sop_classes), store)
     services[VERIFICATION] = EchoService()
-    peers = [KnownPeer(peer.name, peer.ae_title, peer.addresses, peer.may_store) for peer in config.peer]
+    desk = CommitmentDesk(config, node.database, node.queue(), clock=node.clock, who=node.process, ring=node.ring)
+    services[STORAGE_COMMITMENT] = CommitmentService(desk, max_instances=config.commitment.max_instances)
+    services.update(dict.fromkeys(GET_CLASSES, GetService(node.archive, node.transcoder)))
+    services.update(dict.fromkeys(MOVE_CLASSES, MoveService(node.archive, node.transcoder, PeerDestinations(config))))
+    peers = [
+        KnownPeer(peer.name, peer.ae_title, peer.addresses, peer.may_store, peer.may_query, peer.may_retrieve, peer.may_commit)
+        for peer in config.peer
+    ]
     admission = PeerAdmission(
         [config.node.ae_title], peers, check_called=limits.check_called_ae_title, unknown=Unknown(limits.unknown_peers)
     )
@@ -292,9 +309,11 @@ def tls_context(config: Config) -> ssl.SSLContext:
 
 def build_io_workers(node: Node) -> list[Worker]:
     """One worker for routing and one for each peer that is sent to: a dead destination holds up nobody else."""
+    from dicom_node.work.commit import CommitHandler
     from dicom_node.work.deliver import DeliverHandler
     from dicom_node.work.route import RouteHandler
     from dicom_node.work.worker import Worker
+    from storage import commitments
     from storage.deliveries import queue_of
 
     config = node.config
@@ -306,6 +325,12 @@ def build_io_workers(node: Node) -> list[Worker]:
         bell = nudge.Doorbell(config.runtime_dir, f"deliver-{peer.name}")
         name = f"{node.process}/{peer.name}"
         workers.append(Worker(queue, [queue_of(peer.name)], {"deliver": deliver}, name=name, bell=bell))
+    for peer in config.peer:
+        if peer.may_commit:
+            commit = CommitHandler(config, node.database, node.archive, queue, clock=node.clock)
+            bell = nudge.Doorbell(config.runtime_dir, f"commit-{peer.name}")
+            name = f"{node.process}/{peer.name}-commitment"
+            workers.append(Worker(queue, [commitments.queue_of(peer.name)], {"commit": commit}, name=name, bell=bell))
     return workers
 
 

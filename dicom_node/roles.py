@@ -105,7 +105,7 @@ def io_worker(config: Config, ready: Ready = announce) -> None:
         threads = [threading.Thread(target=worker.run, name=f"worker-{number}") for number, worker in enumerate(workers)]
         for thread in threads:
             thread.start()
-        ready(f"io worker ready: routing and {len(workers) - 1} destinations")
+        ready(f"io worker ready: routing and {len(config.destinations)} destinations")
         await_stop(stop)
         for worker in workers:
             worker.stop()

@@ -11,7 +11,7 @@ from pydicom.filereader import read_file_meta_info, read_preamble
 
 from dicom_node.config import Config, Peer
 from dicom_node.dimse.scu import MAX_CONTEXTS, StoreItem, StoreResult
-from dicom_node.work.deliver import associate_peer
+from dicom_node.work.associating import associate_peer
 
 Answer = tuple[StoreItem, StoreResult]
 

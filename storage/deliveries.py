@@ -100,6 +100,8 @@ def reopen_delivery(connection: Connection, pk: int) -> None:
     connection.execute(update(delivery).where(delivery.c.pk == pk).values(state="SCHEDULED", detail=None, finished_at=None))
     refused = update(delivery_instance).where(delivery_instance.c.delivery_pk == pk, delivery_instance.c.state == "REFUSED")
     connection.execute(refused.values(state="SCHEDULED"))
+    failed = update(delivery_instance).where(delivery_instance.c.delivery_pk == pk, delivery_instance.c.commitment == "FAILED")
+    connection.execute(failed.values(state="SCHEDULED", commitment=None, commit_attempts=0))
 
 
 def settle(connection: Connection, *, now: float | None = None) -> int:

@@ -137,37 +137,86 @@ def _members(path: Path) -> dict[int, Member | scan.Broken]:
         return {}
 
 
-def _rows(archive: Archive, name: str) -> list[Any]:
-    query = (
-        select(
-            instance.c.pk,
-            instance.c.sop_uid,
-            instance.c.digest,
-            instance.c.revision,
-            instance.c.status,
-            study.c.study_uid,
-            segment.c.state,
-            location.c.member_offset,
-            location.c.offset,
-            location.c.length,
-            location.c.meta_length,
-            location.c.instance_revision,
-        )
-        .join(location, location.c.segment_pk == segment.c.pk)
-        .join(instance, instance.c.pk == location.c.instance_pk)
-        .join(study, study.c.pk == instance.c.study_pk)
-        .where(segment.c.name == name)
-        .order_by(location.c.member_offset)
+_PLACES = (
+    select(
+        instance.c.pk,
+        instance.c.sop_uid,
+        instance.c.sop_class_uid,
+        instance.c.digest,
+        instance.c.revision,
+        instance.c.status,
+        study.c.study_uid,
+        segment.c.name,
+        segment.c.state,
+        location.c.member_offset,
+        location.c.offset,
+        location.c.length,
+        location.c.meta_length,
+        location.c.instance_revision,
     )
+    .join(location, location.c.segment_pk == segment.c.pk)
+    .join(instance, instance.c.pk == location.c.instance_pk)
+    .join(study, study.c.pk == instance.c.study_pk)
+)
+
+
+def _rows(archive: Archive, name: str) -> list[Any]:
     with archive.database.read() as connection:
-        return list(connection.execute(query).all())
+        return list(connection.execute(_PLACES.where(segment.c.name == name).order_by(location.c.member_offset)).all())
 
 
-def _judge(path: Path, rows: Sequence[Any], read_data: bool) -> Iterator[tuple[Any, str | None]]:
-    """Each row with why its bytes are not right, or None."""
+@dataclass(frozen=True)
+class Checked:
+    """An instance that was read back: `reason` says why its bytes are not right, None where they are."""
+
+    sop_class_uid: str
+    study_uid: str
+    reason: str | None
+
+
+def check_instances(archive: Archive, sop_uids: Sequence[str]) -> dict[str, Checked]:
+    """Read instances back from the disk and compare them with their digests; marks damage. UIDs without a row are absent.
+
+    At most some hundred UIDs at a time.
+    """
+    checked: dict[str, Checked] = {}
+    wanted: Sequence[str] = sop_uids
+    for last in (False, True):  # a segment may be compacted or an instance replaced between its row and its bytes: look once more
+        rows = _current(archive, wanted)
+        again = []
+        for name, of_segment in rows.items():
+            judged = list(_judge(archive.root / name, of_segment, True, fresh=True))
+            if last:
+                _mark(archive, name, judged, VerifyReport())
+            for row, reason in judged:
+                checked[row.sop_uid] = Checked(row.sop_class_uid, row.study_uid, reason)
+                if reason is not None:
+                    again.append(row.sop_uid)
+        for uid in set(wanted) - {row.sop_uid for of_segment in rows.values() for row in of_segment}:
+            checked.pop(uid, None)
+        if not again:
+            break
+        wanted = again
+    return checked
+
+
+def _current(archive: Archive, sop_uids: Sequence[str]) -> dict[str, list[Any]]:
+    """Where the current revisions of instances lie, by segment, in the order of their bytes."""
+    query = _PLACES.where(instance.c.sop_uid.in_(sop_uids), location.c.instance_revision == instance.c.revision)
+    by_segment: dict[str, list[Any]] = defaultdict(list)
+    with archive.database.read() as connection:
+        for row in connection.execute(query.order_by(segment.c.name, location.c.member_offset)):
+            by_segment[row.name].append(row)
+    return by_segment
+
+
+def _judge(path: Path, rows: Sequence[Any], read_data: bool, *, fresh: bool = False) -> Iterator[tuple[Any, str | None]]:
+    """Each row with why its bytes are not right, or None; `fresh` asks the disk, not the page cache, where the system can."""
     try:
         with path.open("rb") as file:
             for row in rows:
+                if fresh and hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(file.fileno(), row.member_offset, row.offset + row.length - row.member_offset, os.POSIX_FADV_DONTNEED)
                 yield row, _judge_one(file.fileno(), row, read_data)
     except FileNotFoundError:
         for row in rows:

@@ -272,6 +272,12 @@ class JobQueue:
             self._event(transaction, pk, JobState.CANCELED, why)
         return True
 
+    def hasten(self, connection: Connection, pk: int) -> None:
+        """Make a waiting job due now: what it waits for has come."""
+        now = self._clock()
+        waiting = and_(job.c.pk == pk, job.c.state == JobState.SCHEDULED.value, job.c.not_before > now)
+        connection.execute(update(job).where(waiting).values(not_before=now))
+
     def requeue(self, pk: int, why: str, *, connection: Connection | None = None) -> bool:
         """Give a failed or canceled job a new set of attempts; False when it is neither, or a live job does the same work already."""
         now = self._clock()

@@ -184,6 +184,26 @@ class DeliveryInstanceRecord:
     comment: str | None
     attempts: int
     answered_at: float | None
+    commitment: str | None
+    failure_reason: int | None
+    commit_attempts: int
+    committed_at: float | None
+
+
+@dataclass(frozen=True)
+class CommitmentRequestRecord:
+    """Storage commitment that we asked a peer for."""
+
+    pk: int
+    transaction_uid: str
+    delivery_pk: int
+    peer: str
+    state: str
+    instances: int
+    requested_at: float
+    due_at: float
+    reported_at: float | None
+    detail: str | None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Admitted:
     may_store: bool
     may_query: bool = False
     may_retrieve: bool = False
+    may_commit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class KnownPeer:
     may_store: bool = True
     may_query: bool = False
     may_retrieve: bool = False
+    may_commit: bool = False
 
 
 @dataclass
@@ -101,7 +103,7 @@ class PeerAdmission:
         if known:
             for peer in known:
                 if _matches(caller.address, peer.addresses):
-                    return Admitted(peer.name, peer.may_store, peer.may_query, peer.may_retrieve)
+                    return Admitted(peer.name, peer.may_store, peer.may_query, peer.may_retrieve, peer.may_commit)
             return Refusal(REJECT_CALLING, "calling AE title from an address that is not its own")
         if self.unknown is Unknown.REFUSE:
             return Refusal(REJECT_CALLING, "calling AE title is unknown")

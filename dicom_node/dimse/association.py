@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -66,6 +66,7 @@ class AssociationContext:
     may_store: bool
     may_query: bool = False
     may_retrieve: bool = False
+    may_commit: bool = False
     contexts: Mapping[int, AcceptedContext] = field(default_factory=dict)
     scp_roles: frozenset[str] = frozenset()
     """SOP classes of which the requestor is the provider: what it takes by C-STORE in a C-GET."""
@@ -108,6 +109,9 @@ class Acceptor:
         self._stopping = threading.Event()
         self._data_left = False
         self._context_id = 0
+        self._request_id = 0
+        self._awaited: dict[int, Callable[[Command], None]] = {}
+        self._between: Callable[[], float | None] | None = None
 
     # ----------------------------------------------------- what services use
 
@@ -163,6 +167,27 @@ class Acceptor:
         command = encode_response(message.command, status, comment)
         self.connection.send(frame_command_split(message.context.id, command, self.context.max_pdu))
 
+    def between_messages(self, look: Callable[[], float | None]) -> None:
+        """Have ``look`` called again and again while the peer says nothing; it returns the seconds to its next turn, None to end.
+
+        An association without one waits for its next message as ever.
+        """
+        self._between = look
+
+    def request(self, context_id: int, command: Callable[[int], bytes], data_set: bytes, answered: Callable[[Command], None]) -> None:
+        """Send a request of our own (an N-EVENT-REPORT); ``answered`` hears of its response, whenever that comes.
+
+        Parameters
+        ----------
+        command
+            Makes the command set of a message id.
+        """
+        self._request_id = self._request_id % 0xFFFF + 1
+        self._awaited[self._request_id] = answered
+        limit = self.context.max_pdu
+        head = frame_command_split(context_id, command(self._request_id), limit)
+        self.connection.send(head + frame_data_set(context_id, data_set, limit))
+
     def ensure_opened(self) -> None:
         """Call the opening hook, once, before the first thing is stored."""
         if not self._opened:
@@ -195,6 +220,8 @@ class Acceptor:
                 self.busy = False
                 if self._stopping.is_set():
                     break
+                if self._between is not None:
+                    self._look_between()
                 context_id, data = connection.read_command()
                 self.busy = True
                 self._dispatch(context_id, decode_command(data))
@@ -218,6 +245,14 @@ class Acceptor:
         connection.abort(ABORT_BY_PROVIDER, REASON_NOT_SPECIFIED)
         return "stopped"
 
+    def _look_between(self) -> None:
+        wait: float | None = 0.0
+        while wait is not None and not self._stopping.is_set():
+            if self.connection.has_input(wait):
+                return
+            wait = self._between() if self._between is not None else None
+        self._between = None
+
     def _dispatch(self, context_id: int, command: Command) -> None:
         accepted = self.context.contexts.get(context_id)
         if accepted is None:
@@ -227,6 +262,8 @@ class Acceptor:
             self.connection.expect_data_set()
         if command.field == C_CANCEL_RQ or command.is_response:
             self.drain()
+            if command.is_response and (answered := self._awaited.pop(command.message_id, None)) is not None:
+                answered(command)
             return
         message = Message(accepted, command)
         try:

@@ -159,15 +159,15 @@ class Connection:
         """Say that the message goes on: silence is now a stall, not idleness."""
         self._mid_message = True
 
-    def has_input(self) -> bool:
-        """Whether something has come in that was not read yet; never waits."""
+    def has_input(self, seconds: float = 0.0) -> bool:
+        """Whether something has come in that was not read yet; waits for it at most ``seconds``."""
         if self._position < self._end:
             return True
         if self._tls and cast(ssl.SSLSocket, self.sock).pending():
             return True
         poller = select.poll()
         poller.register(self.sock, select.POLLIN)
-        return bool(poller.poll(0))
+        return bool(poller.poll(seconds * 1000))
 
     def read_command(self) -> tuple[int, bytes]:
         """Receive the next command set: its presentation context and its bytes.

@@ -15,7 +15,7 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -105,6 +105,7 @@ def associate(
     timeouts: Timeouts = Timeouts(),
     tls: ssl.SSLContext | None = None,
     max_pdu: int = DEFAULT_MAX_PDU,
+    roles: Mapping[str, tuple[bool, bool]] | None = None,
 ) -> Requestor:
     """Open an association.
 
@@ -112,6 +113,8 @@ def associate(
     ----------
     contexts
         Presentation contexts exactly as they are to be proposed, at most 128: a SOP class and its transfer syntaxes each.
+    roles
+        SCP/SCU role selection by SOP class: whether we propose to be user, and provider (PS3.7 D.3.3.4).
 
     Raises
     ------
@@ -123,7 +126,7 @@ def associate(
     try:
         connection = Connection(sock, max_pdu=max_pdu, stall=timeouts.response, idle=timeouts.response, send_deadline=timeouts.send)
         with _step("association"):
-            return _request(connection, calling_ae, called_ae, contexts, timeouts)
+            return _request(connection, calling_ae, called_ae, contexts, timeouts, roles or {})
     except BaseException:
         sock.close()
         raise
@@ -156,10 +159,15 @@ def _secure(sock: socket.socket, host: str, tls: ssl.SSLContext | None, deadline
 
 
 def _request(
-    connection: Connection, calling_ae: str, called_ae: str, contexts: Sequence[tuple[str, Sequence[str]]], timeouts: Timeouts
+    connection: Connection,
+    calling_ae: str,
+    called_ae: str,
+    contexts: Sequence[tuple[str, Sequence[str]]],
+    timeouts: Timeouts,
+    roles: Mapping[str, tuple[bool, bool]],
 ) -> Requestor:
     proposed = tuple(pdu.ProposedContext(2 * number + 1, abstract, tuple(transfer)) for number, (abstract, transfer) in enumerate(contexts))
-    user = pdu.UserInformation(max_length=connection.max_pdu)
+    user = pdu.UserInformation(max_length=connection.max_pdu, roles=roles)
     connection.send(pdu.encode_associate_request(pdu.AssociateRequest(called_ae, calling_ae, proposed, user)))
     kind, body = connection.read_pdu(_ANSWER_CAP, deadline=time.monotonic() + timeouts.association)
     if kind == pdu.ASSOCIATE_RJ and len(body) >= 4:

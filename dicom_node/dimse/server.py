@@ -22,7 +22,15 @@ from dicom_node.dimse import pdu
 from dicom_node.dimse.admission import Admission, Admitted, Caller, Refusal
 from dicom_node.dimse.association import Acceptor, AssociationContext, AssociationHooks, Service, accepted_contexts
 from dicom_node.dimse.connection import DEFAULT_MAX_PDU, Connection
-from dicom_node.dimse.contexts import APPLICATION_CONTEXT, DICOM_ROOT, GET_CLASSES, STORAGE_CLASSES, Negotiator, answer_roles
+from dicom_node.dimse.contexts import (
+    APPLICATION_CONTEXT,
+    DICOM_ROOT,
+    GET_CLASSES,
+    STORAGE_CLASSES,
+    STORAGE_COMMITMENT,
+    Negotiator,
+    answer_roles,
+)
 from dicom_node.dimse.errors import ABORT_BY_PROVIDER, REASON_UNEXPECTED_PDU, DimseError, ProtocolError
 from dicom_node.dimse.faults import describe
 from dicom_node.dimse.reception import LIMIT_EXCEEDED, REJECT_LIMIT, Arrival, Reception
@@ -260,7 +268,9 @@ class Server:
         results = self._negotiator.answer(request.contexts)
         contexts = accepted_contexts(request, results)
         abstract = {accepted.abstract_syntax for accepted in contexts.values()}
-        roles = answer_roles(request.user.roles, abstract, self._sent_back if not abstract.isdisjoint(GET_CLASSES) else ())
+        sent_back = self._sent_back if not abstract.isdisjoint(GET_CLASSES) else frozenset()
+        # A peer that reports what it committed is the provider on an association that it asked for (PS3.4 J.3.3).
+        roles = answer_roles(request.user.roles, abstract, sent_back | {STORAGE_COMMITMENT})
         context = AssociationContext(
             id=key,
             calling_ae=caller.calling_ae,
@@ -270,6 +280,7 @@ class Server:
             may_store=verdict.may_store,
             may_query=verdict.may_query,
             may_retrieve=verdict.may_retrieve,
+            may_commit=verdict.may_commit,
             contexts=contexts,
             scp_roles=frozenset(uid for uid, (_, scp) in roles.items() if scp),
             max_pdu=request.user.max_length,

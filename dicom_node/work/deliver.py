@@ -6,7 +6,7 @@ at once; where the kinds that the peer's profile calls sufficient were taken, th
 
 from __future__ import annotations
 
-import ssl
+import contextlib
 from dataclasses import dataclass
 from io import FileIO
 from typing import BinaryIO, cast
@@ -17,8 +17,11 @@ import structlog
 from dicom_node.clock import Clock
 from dicom_node.config import Config, Peer
 from dicom_node.dimse.errors import DimseError
-from dicom_node.dimse.scu import Requestor, StoreItem, StoreResult, Timeouts, associate
+from dicom_node.dimse.references import Reference
+from dicom_node.dimse.scu import Requestor, StoreItem, StoreResult
 from dicom_node.errors import TryAgain
+from dicom_node.work.ask_commitment import Answer, Commitment, CommitmentAsker
+from dicom_node.work.associating import associate_peer
 from storage import audit, deliveries
 from storage.archive import Archive, StoredInstance
 from storage.database import Database
@@ -59,6 +62,7 @@ class DeliverHandler:
         self._archive = archive
         self._queue = queue
         self._clock = clock
+        self._ask = CommitmentAsker(config, database, queue, clock=clock)
 
     def __call__(self, job: ClaimedJob) -> None:
         pk = int(job.payload["delivery_pk"])
@@ -121,16 +125,34 @@ class DeliverHandler:
             last = waiting[0]
             answer = f"{last.status:04X}" if last.status is not None else "no answer"  # its comment, in the row, is the peer's own text
             raise TryAgain(f"{peer.name} has not taken {len(waiting)} of {len(rows)} objects yet: {answer}")
+        commitment = self._commitment(job, pk, peer, [row.sop_uid for row in rows if row.state == "ACCEPTED"])
+        if commitment.answer is Answer.WAITING:
+            return
+        if commitment.answer is Answer.FAILED:
+            self._finish(job, pk, study_uid, "FAILED", commitment.detail)
+            return
         accepted = {self._kind(row.sop_uid) for row in rows if row.state == "ACCEPTED"}
         refused = [row for row in rows if row.state == "REFUSED"]
         sentences = [f"{self._kind(row.sop_uid)} refused ({_code(row.status)}{row.comment or ''})" for row in refused]
         enough = bool(accepted) and accepted.issuperset(kind for kind in peer.suffices if kind in {self._kind(row.sop_uid) for row in rows})
         if not refused:
-            self._finish(job, pk, study_uid, "DELIVERED", f"{len(rows)} objects answered")
+            self._finish(job, pk, study_uid, "DELIVERED", ", ".join(filter(None, (f"{len(rows)} objects answered", commitment.detail))))
         elif enough:
             self._finish(job, pk, study_uid, "DELIVERED", f"{'; '.join(sentences)}; {', '.join(sorted(accepted))} suffices for {peer.name}")
         else:
             self._finish(job, pk, study_uid, "FAILED", "; ".join(sentences))
+
+    def _commitment(self, job: ClaimedJob, pk: int, peer: Peer, accepted: list[str]) -> Commitment:
+        """Of a peer that commits: how far that is; of any other, nothing more is wanted."""
+        if not peer.commitment or not accepted:
+            return Commitment(Answer.COMMITTED)
+        references = []
+        for uid in accepted:
+            with contextlib.suppress(NotFound, Damaged):
+                references.append(Reference(self._archive.open_instance(uid).sop_class_uid, uid))
+        if not references:
+            return Commitment(Answer.FAILED, f"deleted here before {peer.name} committed anything")
+        return self._ask(job, peer, pk, references)
 
     def _kind(self, uid: str) -> str:
         try:
@@ -196,21 +218,3 @@ def open_association(config: Config, peer: Peer, items: list[StoredInstance]) ->
     """Associate for exactly the classes and syntaxes of these instances."""
     contexts = dict.fromkeys((item.sop_class_uid, item.transfer_syntax_uid) for item in items)
     return associate_peer(config, peer, [(abstract, [syntax]) for abstract, syntax in contexts])
-
-
-def associate_peer(config: Config, peer: Peer, contexts: list[tuple[str, list[str]]]) -> Requestor:
-    """Associate with a configured peer.
-
-    Raises
-    ------
-    DimseError
-        With the step that failed: tcp, tls or association.
-    """
-    assert peer.host is not None
-    assert peer.port is not None
-    limits = config.delivery
-    timeouts = Timeouts(connect=limits.connect_timeout, handshake=limits.connect_timeout, response=limits.response_timeout)
-    tls = ssl.create_default_context(cafile=str(peer.tls_ca) if peer.tls_ca else None) if peer.tls else None
-    return associate(
-        peer.host, peer.port, calling_ae=config.node.ae_title, called_ae=peer.ae_title, contexts=contexts, timeouts=timeouts, tls=tls
-    )

@@ -10,7 +10,8 @@ match. Nothing here knows of DIMSE or HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -230,30 +231,31 @@ def stream(database: Database, plan: Plan, *, check: Callable[[], None] | None =
         So many rows had to be looked into that the query has to be narrowed.
     """
     query = plan.query
-    rows = _rows(database, plan, check)
-    if plan.plain:
-        yield from map(tuple, rows)
-        return
-    reader = RowReader(plan)
-    answers: Iterator[Answer] = (answer for row in rows if (answer := reader.read(row)) is not None)
-    if plan.checked:
-        answers = islice(answers, query.offset, None if query.limit is None else query.offset + query.limit)
-    yield from answers
+    with closing(_rows(database, plan, check)) as rows:
+        if plan.plain:
+            yield from map(tuple, rows)
+            return
+        reader = RowReader(plan)
+        answers: Iterator[Answer] = (answer for row in rows if (answer := reader.read(row)) is not None)
+        if plan.checked:
+            answers = islice(answers, query.offset, None if query.limit is None else query.offset + query.limit)
+        yield from answers
 
 
-def _rows(database: Database, plan: Plan, check: Callable[[], None] | None) -> Iterator[Sequence[Any]]:
+def _rows(database: Database, plan: Plan, check: Callable[[], None] | None) -> Generator[Sequence[Any], None, None]:
     seen = 0
     with database.read() as connection:
         statement = match_statement(plan, connection)
-        for rows in connection.execution_options(yield_per=CHUNK).execute(statement).partitions():
-            if check is not None:
-                check()
-            yield from rows
-            seen += len(rows)
-            if plan.checked and seen > MAX_EXAMINED:
-                raise QueryError(
-                    f"more than {MAX_EXAMINED} entities would have to be looked into; narrow the query by a date, a UID or a name"
-                )
+        with closing(connection.execution_options(yield_per=CHUNK).execute(statement)) as result:
+            for rows in result.partitions():
+                if check is not None:
+                    check()
+                yield from rows
+                seen += len(rows)
+                if plan.checked and seen > MAX_EXAMINED:
+                    raise QueryError(
+                        f"more than {MAX_EXAMINED} headers would have to be looked into; ask for a date, a UID or a name as well"
+                    )
 
 
 def count(database: Database, plan: Plan) -> int:

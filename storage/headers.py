@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from pydicom.charset import convert_encodings, decode_bytes
@@ -85,6 +85,7 @@ class HeaderScanner:
     Attributes
     ----------
     values : the wanted elements of the top level seen so far, as received
+    watch : is given what is inflated of a deflated data set, where it is set
     """
 
     __slots__ = (
@@ -100,10 +101,12 @@ class HeaderScanner:
         "_trailing",
         "_wanted",
         "values",
+        "watch",
     )
 
     def __init__(self, transfer_syntax_uid: str) -> None:
         self.values: dict[int, bytes] = {}
+        self.watch: Callable[[bytes], None] | None = None
         self._implicit = transfer_syntax_uid in IMPLICIT
         self._big = transfer_syntax_uid in BIG_ENDIAN
         order = ">" if self._big else "<"
@@ -116,6 +119,11 @@ class HeaderScanner:
         self._skip = 0
         self._stack: list[int] = []
         self._trailing = False
+
+    @property
+    def deflated(self) -> bool:
+        """Whether the pieces are compressed as a whole (PS3.5 A.5)."""
+        return self._inflater is not None
 
     @property
     def identified(self) -> bool:
@@ -163,6 +171,8 @@ class HeaderScanner:
             self._inflated += len(piece)
             if self._inflated > INFLATE_LIMIT:
                 raise CannotUnderstand("deflated data set beyond the limit")
+            if self.watch is not None:
+                self.watch(piece)
             if self._skip >= len(piece):
                 self._skip -= len(piece)
             else:

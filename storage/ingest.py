@@ -178,7 +178,8 @@ class InstanceWriter:
         self._layout: MemberLayout | None = None
         self._spool: Any = None
         self._derived = sop_class_uid.startswith(DERIVED_CLASSES)
-        self._own_devices = _Finder(self._archive.own_device_uids) if self._derived and self._archive.own_device_uids else None
+        ours = self._archive.own_device_uids
+        self._own_devices = _finder(ours, self._scanner) if self._derived and ours else None
         self._read: Header | None = None
 
     def write(self, fragments: Sequence[memoryview | bytes]) -> None:
@@ -452,6 +453,21 @@ class _Finder:
             data = self._tail + bytes(fragment)
             self.found = any(needle in data for needle in self._needles)
             self._tail = data[-self._overlap :]
+
+
+class _InflatedFinder(_Finder):
+    """Looks in what the scanner inflates; the fragments themselves are compressed and tell nothing."""
+
+    def __init__(self, needles: Sequence[str] | frozenset[str], scanner: HeaderScanner) -> None:
+        super().__init__(needles)
+        scanner.watch = super().feed
+
+    def feed(self, fragment: memoryview | bytes) -> None:
+        return None
+
+
+def _finder(needles: Sequence[str] | frozenset[str], scanner: HeaderScanner) -> _Finder:
+    return _InflatedFinder(needles, scanner) if scanner.deflated else _Finder(needles)
 
 
 def _uid_or_nothing(value: bytes | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from storage.archive import Archive, ArchiveSettings, EmittedObject, Outcome, Re
 from storage.database import Database
 from storage.disk import Buffer, Disk
 from storage.errors import ArchiveMismatch, CannotUnderstand, DataSetMismatch, IndexUnavailable, NoSpace, NotFound
+from storage.headers import INFLATE_STEP
 from storage.schema import audit, instance, location, quarantine, segment, series, study
 from storage.writer import IndexWriter
 from tests.datasets import CT, EXPLICIT, IMPLICIT, SEG, dataset
 from tests.segments import listed
 
+DEFLATED = "1.2.840.10008.1.2.1.99"
 SOURCE = Source(None, "SCANNER", "NODE", "127.0.0.1")
 
 
@@ -224,6 +227,26 @@ def test_own_results_are_known_by_uid_and_by_device(archive: Archive) -> None:
     assert revision(archive) == before
     with archive.database.read() as connection:
         assert connection.scalar(select(func.count()).where(audit.c.event == "instance.own_result")) == 4
+
+
+@pytest.mark.parametrize("place", ["in an attribute", "where two inflated pieces meet"])
+@pytest.mark.parametrize("pieces", [1, 50])
+def test_our_device_is_seen_inside_a_deflated_data_set(archive: Archive, place: str, pieces: int) -> None:
+    put(archive, *image(1))
+    before = revision(archive)
+    named = {"sop_class": SEG, "modality": "SEG"}
+    if place == "in an attribute":
+        data = dataset("1.2", "1.2.9", "1.2.9.7", description="2.25.777", **named)  # type: ignore[arg-type]
+    else:
+        header = len(dataset("1.2", "1.2.9", "1.2.9.7", pixels=b"", **named))  # type: ignore[arg-type]
+        pixels = bytes(INFLATE_STEP - header - 4) + b"2.25.777" + bytes(64)
+        data = dataset("1.2", "1.2.9", "1.2.9.7", pixels=pixels, **named)  # type: ignore[arg-type]
+    deflated = zlib.compress(data, wbits=-zlib.MAX_WBITS)
+    assert b"2.25.777" not in deflated
+    assert put(archive, deflated, "1.2.9.7", sop_class=SEG, syntax=DEFLATED, pieces=pieces).outcome is Outcome.OWN_RESULT
+    assert revision(archive) == before
+    other = zlib.compress(dataset("1.2", "1.2.9", "1.2.9.8", **named), wbits=-zlib.MAX_WBITS)  # type: ignore[arg-type]
+    assert put(archive, other, "1.2.9.8", sop_class=SEG, syntax=DEFLATED, pieces=pieces).outcome is Outcome.STORED
 
 
 def test_a_failing_emission_leaves_nothing(archive: Archive) -> None:

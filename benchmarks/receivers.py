@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -189,6 +189,7 @@ class Orthanc(_Program):
     """Orthanc as it comes: SQLite index, its default options."""
 
     name = "Orthanc"
+    settings: Mapping[str, object] = {}  # further ones, of a benchmark
 
     def start(self, folder: Path) -> None:
         self.port, self.http = free_port(), free_port()
@@ -200,6 +201,7 @@ class Orthanc(_Program):
             "DicomAet": "ORTHANC",
             "DicomPort": self.port,
             "HttpPort": self.http,
+            **self.settings,
         }
         (folder / "orthanc.json").write_text(json.dumps(settings), encoding="utf-8")
         # Without it Orthanc's answers wait for our delayed ACK (21 instances/s): the peer is measured at its best.

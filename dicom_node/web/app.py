@@ -24,8 +24,9 @@ from starlette.routing import Route
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.node import Node
+from dicom_node.transcode import Transcoder
 from dicom_node.web.authentication import Gate
-from dicom_node.web.dicomweb import stow
+from dicom_node.web.dicomweb import delete, stow
 from dicom_node.web.dicomweb.errors import WebError, failed, refused
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
 from dicom_node.web.dicomweb.stow import Uploads
@@ -36,8 +37,11 @@ from storage.errors import StorageError
 SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'"}
 
 
-def create_app(node: Node, uploads: Uploads | None = None) -> Starlette:
-    """The web application of a node; ``uploads`` keep the leases of what is being stored, once they are started."""
+def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcoder | None = None) -> Starlette:
+    """The web application of a node; ``uploads`` keep the leases of what is being stored, once they are started.
+
+    ``transcoder`` starts children when it is needed; whoever gives it closes it.
+    """
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "alive"}, headers=SECURITY_HEADERS)
@@ -53,7 +57,7 @@ def create_app(node: Node, uploads: Uploads | None = None) -> Starlette:
 
     uploads = uploads or Uploads(node)
     health = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    routes = [*health, *dicomweb_routes(node), *stow.routes(uploads)]
+    routes = [*health, *dicomweb_routes(node, transcoder or Transcoder()), *stow.routes(uploads), *delete.routes(node)]
     gate = Middleware(Gate, settings=node.config.web, database=node.database)
     handlers = {WebError: refused, HTTPException: refused, StorageError: refused, Exception: failed}
     return Starlette(routes=routes, middleware=[gate], exception_handlers=handlers)
@@ -86,8 +90,8 @@ def serve(node: Node, wait: Callable[[], None], ready: Callable[[str], None]) ->
         where = f"'web.host' = '{config.host}', 'web.port' = {config.port}"
         raise ConfigurationError(f"{where}: nothing can be served there: {os.strerror(error.errno or 0)}") from error
     with listening as listener:
-        uploads = Uploads(node)
-        server = uvicorn.Server(settings(node, uploads))
+        uploads, transcoder = Uploads(node), Transcoder()
+        server = uvicorn.Server(settings(node, uploads, transcoder))
         uploads.start()
         # In a thread of its own uvicorn leaves the signals to the role.
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
@@ -97,12 +101,13 @@ def serve(node: Node, wait: Callable[[], None], ready: Callable[[str], None]) ->
         server.should_exit = True
         thread.join()
         uploads.stop()
+        transcoder.close()
 
 
-def settings(node: Node, uploads: Uploads) -> uvicorn.Config:
+def settings(node: Node, uploads: Uploads, transcoder: Transcoder | None = None) -> uvicorn.Config:
     """How uvicorn serves the application: quiet, on HTTP/1.1 with deadlines, and done soon after it is told to stop."""
     return uvicorn.Config(
-        create_app(node, uploads),
+        create_app(node, uploads, transcoder),
         http=DeadlineProtocol,
         ws="none",
         log_config=None,

@@ -57,14 +57,14 @@ class MediaRange:
         return 1 if self.media_type.endswith("/*") else 2 + bool(self.transfer_syntax not in ("", "*"))
 
     def takes(self, offer: Offer) -> bool:
-        """Whether it is this. A range without a transfer syntax takes those that the caller offers for it."""
+        """Whether it is this; which transfer syntax it gets is for those to say that offer one."""
         if self.multipart is not None and self.multipart != offer.multipart:
             return False
         main, _, kind = self.media_type.partition("/")
         offered, _, offered_kind = offer.media_type.partition("/")
         if main not in ("*", offered) or kind not in ("*", offered_kind):
             return False
-        return self.transfer_syntax in ("", "*", offer.transfer_syntax)
+        return not offer.transfer_syntax or self.transfer_syntax in ("", "*", offer.transfer_syntax)
 
 
 def accepted(request: Request) -> list[MediaRange]:

@@ -105,17 +105,19 @@ def _as_stored(stored: Sequence[StoredInstance], service: str, status: int, head
 
 
 def _single(request: Request, transcoder: Transcoder, stored: StoredInstance, target: str, headers: dict[str, str]) -> Response:
-    disposition = {"Content-Disposition": f'attachment; filename="{stored.sop_uid}.dcm"', "Accept-Ranges": "bytes"}
-    if target == stored.transfer_syntax_uid:
-        wanted = requested_range(request, stored.length, headers["ETag"])
-        extent = Extent(b"", stored.path, stored.offset + wanted.start, wanted.length, stored.offset)
-        pieces = read_extents([extent])
-        return Streamed(pieces, DICOM, status=wanted.status, length=wanted.length, headers={**headers, **disposition, **wanted.headers})
-    try:
-        data = [_part10(stored, target, transcoder)]
-    except TranscodeError as error:
-        raise Unprocessable(f"the stored instance cannot be changed to {target}: {error}") from None
-    return Streamed(iter([data]), DICOM, length=len(data[0]), headers={**headers, **disposition})
+    data = None
+    if target != stored.transfer_syntax_uid:
+        try:
+            data = memoryview(_part10(stored, target, transcoder))
+        except TranscodeError as error:
+            raise Unprocessable(f"the stored instance cannot be changed to {target}: {error}") from None
+    wanted = requested_range(request, stored.length if data is None else len(data), headers["ETag"])
+    if data is not None:
+        pieces: Iterator[Piece] = iter([[data[wanted.start : wanted.start + wanted.length]]])
+    else:
+        pieces = read_extents([Extent(b"", stored.path, stored.offset + wanted.start, wanted.length, stored.offset)])
+    name = {"Content-Disposition": f'attachment; filename="{stored.sop_uid}.dcm"', "Accept-Ranges": "bytes"}
+    return Streamed(pieces, DICOM, status=wanted.status, length=wanted.length, headers={**headers, **name, **wanted.headers})
 
 
 def _transcoded(

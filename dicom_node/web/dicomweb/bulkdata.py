@@ -1,0 +1,128 @@
+"""Retrieve bulk data (PS3.18 10.4.1.1.5): the value of one attribute, wherever it lies; every BulkDataURI of our metadata leads here."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.dataelem import DataElement
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dicom_node.node import Node
+from dicom_node.transcode import Transcoder
+from dicom_node.web.dicomweb.accept import MediaRange, Offer, accepted, choose
+from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource
+from dicom_node.web.dicomweb.frames import OCTETS, answer
+from dicom_node.web.dicomweb.multipart import MultipartWriter
+from dicom_node.web.dicomweb.pixels import BIG_ENDIAN, Pixels, read_dicom
+from dicom_node.web.dicomweb.ranges import requested_range
+from dicom_node.web.dicomweb.resources import entity_tag, intact, resource_of, service_url, stored_instances
+from dicom_node.web.dicomweb.responses import Streamed, unchanged
+from dicom_node.web.dicomweb.stored import Extent, read_extents
+from storage.archive import StoredInstance
+from storage.header_json import UNREADABLE
+
+_PATH: Final = re.compile(r"[0-9A-Fa-f]{8}(/[0-9]{1,6}/[0-9A-Fa-f]{8}){0,32}")
+_DOCUMENT, _MIME = 0x00420011, 0x00420012
+_MEDIA_TYPE: Final = re.compile(r"[a-z]+/[a-zA-Z0-9.+-]+")
+_WORDS: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+
+
+def bulkdata(node: Node, transcoder: Transcoder) -> Callable[[Request], Response]:
+    """The endpoint of one attribute's value."""
+
+    def retrieve(request: Request) -> Response:
+        path = request.path_params["path"]
+        if not _PATH.fullmatch(path):
+            raise BadRequest("what follows bulkdata in the address is no path of tags and item numbers")
+        ranges = accepted(request)
+        stored = intact(stored_instances(node, resource_of(request)))[0]
+        header, pixels = read_dicom(stored)
+        if pixels is not None and path.upper() == f"{pixels.tag:08X}":
+            if pixels.encapsulated:
+                return answer(request, ranges, stored, pixels, range(1, pixels.frames + 1), transcoder)
+            if pixels.inflated is None and stored.transfer_syntax_uid != BIG_ENDIAN:
+                return _native(request, ranges, stored, pixels)
+        data = _value(header, pixels, stored, path)
+        tag = entity_tag([stored], "-b")
+        if (same := unchanged(request, tag)) is not None:
+            return same
+        offer = choose(ranges, _offers(header, path), "bulk data")
+        if not offer.multipart:
+            wanted = requested_range(request, len(data), tag)
+            part = memoryview(data)[wanted.start : wanted.start + wanted.length]
+            headers = {"ETag": tag, "Accept-Ranges": "bytes", **wanted.headers}
+            return Streamed(iter([[part]]), offer.media_type, status=wanted.status, length=len(part), headers=headers)
+        writer = MultipartWriter(offer.media_type)
+        head = writer.head(_part(request, len(data)))
+        length = writer.length([head], [len(data)])
+        return Streamed(iter([[head, data, writer.end]]), writer.content_type, length=length, headers={"ETag": tag})
+
+    return retrieve
+
+
+def _part(request: Request, length: int) -> dict[str, str]:
+    place = service_url(request) + request.url.path.partition("/dicom-web")[2]
+    return {"Content-Type": OCTETS, "Content-Location": place, "Content-Length": str(length)}
+
+
+def _offers(header: Dataset, path: str) -> list[Offer]:
+    offers = [Offer(OCTETS, multipart=True), Offer(OCTETS)]
+    kind = str(header.get(_MIME).value) if path == f"{_DOCUMENT:08X}" and _MIME in header else ""
+    return [*offers, Offer(kind.lower())] if _MEDIA_TYPE.fullmatch(kind) else offers
+
+
+def _native(request: Request, ranges: list[MediaRange], stored: StoredInstance, pixels: Pixels) -> Response:
+    """Native pixel data as a whole: straight from the file."""
+    offer = choose(ranges, [Offer(OCTETS, multipart=True), Offer(OCTETS)], "bulk data")
+    length = min(pixels.length, stored.length - pixels.offset)
+    start = stored.offset + pixels.offset
+    tag = entity_tag([stored], "-b")
+    if (same := unchanged(request, tag)) is not None:
+        return same
+    if not offer.multipart:
+        wanted = requested_range(request, length, tag)
+        extent = Extent(b"", stored.path, start + wanted.start, wanted.length, stored.offset)
+        headers = {"ETag": tag, "Accept-Ranges": "bytes", **wanted.headers}
+        return Streamed(read_extents([extent]), OCTETS, status=wanted.status, length=wanted.length, headers=headers)
+    writer = MultipartWriter(OCTETS)
+    head = writer.head(_part(request, length))
+    pieces = read_extents([Extent(head, stored.path, start, length, stored.offset)], writer.end)
+    return Streamed(pieces, writer.content_type, length=writer.length([head], [length]), headers={"ETag": tag})
+
+
+def _value(header: Dataset, pixels: Pixels | None, stored: StoredInstance, path: str) -> bytes:
+    steps = path.split("/")
+    if pixels is not None and path.upper() == f"{pixels.tag:08X}":
+        vr = "OW" if int(header.get("BitsAllocated", 16) or 16) > 8 else "OB"
+        if pixels.inflated is not None:
+            return pixels.inflated[pixels.offset : pixels.offset + pixels.length]
+        return _little(stored.pread(pixels.offset, pixels.length), vr, stored)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            element = _element(header, steps)
+    except UNREADABLE:
+        raise NoSuchResource("no such attribute in this instance") from None
+    if not isinstance(element.value, bytes):
+        raise NoSuchResource("this attribute is no bulk data; its value stands in the metadata")
+    return _little(element.value, element.VR, stored)
+
+
+def _element(header: Dataset, steps: list[str]) -> DataElement:
+    dataset = header
+    for tag, number in zip(steps[:-1:2], steps[1::2]):
+        dataset = dataset[int(tag, 16)].value[int(number) - 1 if int(number) else 1 << 30]
+    return dataset[int(steps[-1], 16)]
+
+
+def _little(value: bytes, vr: str, stored: StoredInstance) -> bytes:
+    width = _WORDS.get(vr, 1)
+    if stored.transfer_syntax_uid != BIG_ENDIAN or width == 1 or len(value) % width:
+        return value
+    return np.frombuffer(value, f">u{width}").astype(f"<u{width}").tobytes()

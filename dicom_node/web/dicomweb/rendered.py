@@ -1,0 +1,94 @@
+"""Retrieve rendered (PS3.18 8.3.5, 10.4.1.1.3 and 10.4.1.1.4): one frame as PNG or JPEG, through the grayscale pipeline (PS3.4 N.2).
+
+Whole studies and series, and instances of several frames, are shown by their middle frame; a thumbnail is never larger than its side.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from PIL import Image
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dicom_node.node import Node
+from dicom_node.transcode import Transcoder
+from dicom_node.web.dicomweb.accept import Offer, accepted, choose
+from dicom_node.web.dicomweb.errors import NoSuchResource, NotAcceptable
+from dicom_node.web.dicomweb.frames import frame_numbers
+from dicom_node.web.dicomweb.multipart import MultipartWriter
+from dicom_node.web.dicomweb.picture import picture_of
+from dicom_node.web.dicomweb.pixels import Pixels, pixels_of
+from dicom_node.web.dicomweb.rendering_parameters import Rendering, rendering_of
+from dicom_node.web.dicomweb.resources import entity_tag, intact, resource_of, stored_instances
+from dicom_node.web.dicomweb.responses import Piece, Streamed, unchanged
+from storage.archive import StoredInstance
+
+JPEG, PNG = "image/jpeg", "image/png"
+MAX_RENDERED: Final = 100
+_RENDERERS: Final = threading.BoundedSemaphore(2)  # pictures made at a time: each takes a processor
+
+
+def rendered(node: Node, transcoder: Transcoder, *, thumbnail: bool = False) -> Callable[[Request], Response]:
+    """The endpoint of a rendered study, series, instance or some of its frames."""
+
+    def retrieve(request: Request) -> Response:
+        rendering = rendering_of(request.query_params.multi_items(), thumbnail=thumbnail)
+        named = frame_numbers(request.path_params["frames"]) if "frames" in request.path_params else []
+        ranges = accepted(request)
+        found = intact(stored_instances(node, resource_of(request)))
+        single = (Offer(JPEG), Offer(PNG))
+        offers = single if len(named) <= 1 else (Offer(JPEG, multipart=True), Offer(PNG, multipart=True))
+        offer = choose(ranges, offers, "a rendered image")
+        stored, pixels = _representative(found)
+        numbers = named or [(pixels.frames + 1) // 2]
+        if max(numbers) > pixels.frames:
+            raise NoSuchResource("no such frame in this instance")
+        if len(numbers) > MAX_RENDERED:
+            raise NoSuchResource(f"more than {MAX_RENDERED} frames are not rendered at a time")
+        tag = entity_tag([stored], f"-{rendering.fingerprint(offer.media_type, numbers)}")
+        if (same := unchanged(request, tag)) is not None:
+            return same
+
+        def one(number: int) -> bytes:
+            with _RENDERERS:
+                return encoded(picture_of(stored, pixels, number, rendering, transcoder), offer.media_type, rendering)
+
+        if not offer.multipart:
+            data = one(numbers[0])
+            return Streamed(iter([[data]]), offer.media_type, length=len(data), headers={"ETag": tag})
+        writer = MultipartWriter(offer.media_type)
+        pieces = _parts(writer, offer.media_type, map(one, numbers))
+        return Streamed(pieces, writer.content_type, headers={"ETag": tag})
+
+    return retrieve
+
+
+def _parts(writer: MultipartWriter, media_type: str, pictures: Iterator[bytes]) -> Iterator[Piece]:
+    for data in pictures:
+        yield [writer.head({"Content-Type": media_type, "Content-Length": str(len(data))}), data]
+    yield [writer.end]
+
+
+def _representative(found: Sequence[StoredInstance]) -> tuple[StoredInstance, Pixels]:
+    """The instance that stands for all of them: the middle one, or the next that has pixels; NotAcceptable where none has."""
+    middle = len(found) // 2
+    for stored in [*found[middle:], *found[:middle]][:MAX_RENDERED]:
+        try:
+            return stored, pixels_of(stored)
+        except NoSuchResource:
+            continue
+    raise NotAcceptable("what is stored here is no image; it cannot be rendered")
+
+
+def encoded(picture: Image.Image, media_type: str, rendering: Rendering) -> bytes:
+    """A picture as bytes of a media type."""
+    out = io.BytesIO()
+    if media_type == PNG:
+        picture.save(out, "PNG", compress_level=1)
+    else:
+        picture.save(out, "JPEG", quality=rendering.quality)
+    return out.getvalue()

@@ -37,11 +37,14 @@ ABSTRACT_SYNTAX_NOT_SUPPORTED: Final = 3
 TRANSFER_SYNTAXES_NOT_SUPPORTED: Final = 4
 
 _FIRST: Final = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+# JPEG processes that PS3.5 has retired; older archives and ours still hold images of them.
+_RETIRED: Final = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56, *range(58, 67)))
 _LAST: Final = (DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
 
 TRANSFER_SYNTAXES: Final[tuple[str, ...]] = (
     *_FIRST,
     *(uid for uid in map(str, ALL_TRANSFER_SYNTAXES) if uid not in _FIRST + _LAST),
+    *_RETIRED,
     *_LAST,
 )
 """Every transfer syntax, in the order in which one is chosen where a context proposes several."""

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from io import BytesIO
 from typing import Final
 
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
+from pydicom.charset import convert_encodings, decode_bytes
 
 from dicom_node.dimse.contexts import (
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
     PATIENT_ROOT_GET,
     PATIENT_ROOT_MOVE,
     PATIENT_STUDY_ONLY_GET,
@@ -21,6 +16,7 @@ from dicom_node.dimse.contexts import (
     STUDY_ROOT_GET,
     STUDY_ROOT_MOVE,
 )
+from dicom_node.pixels.elements import Element, NotReadable, read, text
 from storage.retrieval import UniqueKeys
 
 MAX_IDENTIFIER: Final = 4 << 20
@@ -36,7 +32,9 @@ LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
     PATIENT_STUDY_ONLY_GET: ("PATIENT", "STUDY"),
 }
 _KEYWORDS: Final = {"PATIENT": "PatientID", "STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
-_TAGS: Final = [0x00080018, 0x00080052, 0x00100020, 0x0020000D, 0x0020000E]
+_TAGS: Final = {"PATIENT": 0x00100020, "STUDY": 0x0020000D, "SERIES": 0x0020000E, "IMAGE": 0x00080018}
+_LEVEL: Final = 0x00080052
+_CHARACTER_SET: Final = 0x00080005
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
@@ -55,11 +53,11 @@ def read_keys(identifier: bytes, transfer_syntax: str, sop_class_uid: str) -> Un
     IdentifierRefused
     """
     try:
-        dataset = _decode(identifier, transfer_syntax)
-        level = str(dataset.get("QueryRetrieveLevel", "")).strip()
-        values = {name: _values(dataset, keyword) for name, keyword in _KEYWORDS.items()}
-    except Exception as error:  # whatever the bytes make the parser do, they are no identifier
+        elements = read(identifier, transfer_syntax, MAX_IDENTIFIER)
+    except (NotReadable, RecursionError) as error:
         raise IdentifierRefused("the identifier cannot be read") from error
+    level = text(elements, _LEVEL)
+    values = {name: _values(elements, tag) for name, tag in _TAGS.items()}
     levels = LEVELS[sop_class_uid]
     if level not in levels:
         raise IdentifierRefused(f"Query/Retrieve Level has to be one of {', '.join(levels)}")
@@ -76,18 +74,20 @@ def read_keys(identifier: bytes, transfer_syntax: str, sop_class_uid: str) -> Un
     return UniqueKeys(patient[0] if patient else "", values["STUDY"], values["SERIES"], values["IMAGE"])
 
 
-def _decode(identifier: bytes, transfer_syntax: str) -> Dataset:
-    if transfer_syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        import zlib
+def _values(elements: list[Element], tag: int) -> tuple[str, ...]:
+    for element in elements:
+        if element.tag == tag and isinstance(element.value, bytes | memoryview):
+            raw = bytes(element.value)
+            return tuple(value for each in _text(raw, elements).split("\\") if (value := each.strip(" \0")))
+    return ()
 
-        identifier = zlib.decompressobj(-zlib.MAX_WBITS).decompress(identifier, MAX_IDENTIFIER)
-    implicit, little = transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN, transfer_syntax != EXPLICIT_VR_BIG_ENDIAN
-    return read_dataset(BytesIO(identifier), implicit, little, specific_tags=_TAGS)
 
-
-def _values(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    value = dataset.get(keyword)
-    if value is None:
-        return ()
-    values = [value] if isinstance(value, str) else list(value)
-    return tuple(text for each in values if (text := str(each).strip(" \0")))
+def _text(raw: bytes, elements: list[Element]) -> str:
+    """A text in the identifier's character set; of the keys read here only PatientID may need it."""
+    if raw.isascii() and b"\x1b" not in raw:
+        return raw.decode("ascii")
+    names = text(elements, _CHARACTER_SET).split("\\")
+    try:
+        return str(decode_bytes(raw, convert_encodings(names), {0x5C}))
+    except (LookupError, UnicodeError, ValueError):
+        return raw.decode("latin-1")

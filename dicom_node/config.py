@@ -87,7 +87,7 @@ class TokenTable(Table):
     """A bearer token: who bears it and what it may do. It stands in the environment or in a file, never in the configuration."""
 
     name: Name
-    token: Annotated[StoredSecret, Field(min_length=16)]
+    token: StoredSecret
     rights: Annotated[tuple[Literal["read", "store", "delete"], ...], Field(min_length=1)] = ("read",)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+LEAST_SECRET = 16
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 
@@ -51,11 +52,14 @@ def secret(value: Any) -> Any:
     raise ValueError('a secret is a text, { env = "NAME" } or { file = "PATH" }')
 
 
-def stored_secret(value: Any) -> Any:
-    """What ``{ env = "NAME" }`` or ``{ file = "PATH" }`` holds; a text as it stands is refused."""
+def stored_secret(value: Any) -> str:
+    """What ``{ env = "NAME" }`` or ``{ file = "PATH" }`` holds, if it is long enough; a text as it stands is refused."""
     if not isinstance(value, dict):
         raise ValueError('it must not stand here: { env = "NAME" } or { file = "PATH" }')
-    return secret(value)
+    found = str(secret(value))
+    if len(found) < LEAST_SECRET:
+        raise ValueError(f"at least {LEAST_SECRET} characters are needed")
+    return found
 
 
 def network(value: str) -> str:

@@ -56,6 +56,19 @@ def delete_instance(archive: Archive, sop_uid: str, *, who: str, reason: str) ->
     return _delete(archive, instance.c.sop_uid == sop_uid, who, reason, f"instance {sop_uid}")
 
 
+def delete_series(archive: Archive, study_uid: str, series_uid: str, *, who: str, reason: str) -> DeletionReport:
+    """Delete a series: its instances as `delete_instance` does.
+
+    Raises
+    ------
+    NotFound
+        No such series in the study.
+    """
+    pks = select(series.c.pk).join(study, study.c.pk == series.c.study_pk)
+    which = instance.c.series_pk.in_(pks.where(study.c.study_uid == study_uid, series.c.series_uid == series_uid))
+    return _delete(archive, which, who, reason, f"series {series_uid}")
+
+
 def delete_study(archive: Archive, study_uid: str, *, who: str, reason: str, progress: Progress | None = None) -> DeletionReport:
     """Delete a study: its instances as `delete_instance` does, then its segments.
 

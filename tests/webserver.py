@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from dicom_node.config import Config
+from dicom_node.config import Config, load
 from dicom_node.node import Node, open_node, prepare
-from dicom_node.web.app import settings as server_settings
-from dicom_node.web.dicomweb.stow import Uploads
-from tests.dimse import until
+from dicom_node.web.app import serve
 from tests.node import settings
 
 BOUNDARY = "a-boundary"
@@ -62,29 +58,29 @@ def configured(folder: Path, *, web: str = "", more: str = "") -> Config:
         return config
     file = folder / "node.toml"
     file.write_text(file.read_text().replace("[web]\n", f"[web]\n{web}\n"))
-    from dicom_node.config import load
-
     return load(file)
 
 
 @contextlib.contextmanager
 def serving(config: Config) -> Iterator[WebNode]:
-    """Serve a configuration's web application on a free port."""
+    """Serve a configuration's web application on a free port, as the web role does."""
     prepare(config)
-    with open_node(config, "web") as node, socket.create_server(("127.0.0.1", 0)) as listener:
-        uploads = Uploads(node)
-        uploads.start()
-        server = uvicorn.Server(server_settings(node, uploads))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
+    stop, ready, said = threading.Event(), threading.Event(), []
+
+    def announce(line: str) -> None:
+        said.append(line)
+        ready.set()
+
+    with open_node(config, "web") as node:
+        thread = threading.Thread(target=serve, args=(node, stop.wait, announce), name="web")
         thread.start()
-        until(lambda: server.started)
         try:
+            assert ready.wait(20)
             with httpx.Client(timeout=60, trust_env=False) as client:
-                yield WebNode(node, listener.getsockname()[1], client)
+                yield WebNode(node, int(said[0].rpartition(":")[2]), client)
         finally:
-            server.should_exit = True
+            stop.set()
             thread.join()
-            uploads.stop()
 
 
 def value(model: dict[str, Any], tag: str) -> Any:

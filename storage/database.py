@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from storage.errors import IndexUnavailable
+from storage.errors import IndexCollision, IndexUnavailable
 
 BUSY_SECONDS = 5.0  # how long a transaction waits for another writer
 CONNECT_SECONDS = 5
@@ -353,7 +353,7 @@ def translated() -> Iterator[None]:
             reason = "connection to the index was lost"
         if reason is None:
             raise
-        raise IndexUnavailable(reason) from error
+        raise _unavailable(error.orig, reason) from error
     except (DisconnectionError, PendingRollbackError) as error:
         raise IndexUnavailable("connection to the index was lost") from error
     except Exception as error:
@@ -361,7 +361,7 @@ def translated() -> Iterator[None]:
         reason = _why_unavailable(error) if type(error).__module__.startswith("psycopg") else None
         if reason is None:
             raise
-        raise IndexUnavailable(reason) from error
+        raise _unavailable(error, reason) from error
 
 
 _SQLITE_REASONS = {
@@ -388,6 +388,11 @@ _POSTGRESQL_REASONS = {
     "57": "index database is shutting down",
     "58": "index database has a system error",
 }
+
+
+def _unavailable(error: BaseException | None, reason: str) -> IndexUnavailable:
+    collided = getattr(error, "sqlstate", None) in ("40001", "40P01")  # serialization failure, deadlock: all is rolled back
+    return IndexCollision(reason) if collided else IndexUnavailable(reason)
 
 
 def _why_unavailable(error: BaseException | None) -> str | None:

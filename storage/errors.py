@@ -4,6 +4,7 @@
     ├── NoSpace              the disk is full or below its watermark             (0xA700)
     ├── ReadOnly             the archive cannot be written                       (0xA700)
     ├── IndexUnavailable     the database is locked, away, full or read-only     (0xA700)
+    │   └── IndexCollision   two transactions waited for each other: this one was rolled back, and may be tried again at once
     ├── DataSetMismatch      the data set is not what the command announced      (0xA900)
     ├── CannotUnderstand     the data set cannot be read                         (0xC000)
     ├── ArchiveMismatch      archive root and database do not belong together
@@ -31,6 +32,9 @@ class ReadOnly(StorageError): ...
 
 
 class IndexUnavailable(StorageError): ...
+
+
+class IndexCollision(IndexUnavailable): ...
 
 
 class DataSetMismatch(StorageError): ...

@@ -15,7 +15,7 @@ import structlog
 
 from storage import arrivals, write_ahead_log
 from storage.database import Database, translated
-from storage.errors import IndexUnavailable
+from storage.errors import IndexCollision, IndexUnavailable
 from storage.rows import Entry, Memory, insert_group
 
 log = structlog.get_logger()
@@ -88,6 +88,8 @@ class IndexWriter:
         if self._short(group):
             return
         try:
+            self._attempt(group)
+        except IndexCollision:  # two receivers waited for each other, and this one gave way (PostgreSQL): the other has gone on
             self._attempt(group)
         except IndexUnavailable:
             raise

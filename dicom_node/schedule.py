@@ -12,7 +12,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import func, select
 
 from dicom_node.node import Node
-from storage import associations, audit, completion, deliveries, header_json, integrity, runs
+from storage import associations, audit, commitments, completion, deletion, deliveries, header_json, integrity, runs
 from storage.completion import CompletionPolicy
 from storage.errors import IndexUnavailable
 from storage.header_json import HeaderMaker
@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 HEADER_BATCH = 200
 SEAL_BATCH = 100
+DELETION_GRACE = 600.0  # seconds for which a deletion is its own process's to end
+COMMITMENTS_KEPT = 30 * 86400.0  # seconds for which a Transaction UID is known as used
 SCRUB_STARTED = "archive.scrub_started"
 HEADERS_QUIET = 3.0  # seconds without an instance after which header JSON is made
 HEADERS_PATIENCE = 30.0  # ... and for how long a stream of instances may put it off
@@ -116,12 +118,21 @@ class Duties:
             uids = connection.scalars(waiting.limit(SEAL_BATCH)).all()
         return sum(self._node.archive.seal_study(uid) for uid in uids)
 
+    def finish_deletions(self) -> int:
+        """Take away what a deletion had to leave: it was interrupted, or a segment was being written at that moment."""
+        return deletion.finish_deletions(self._node.archive, older_than=DELETION_GRACE)
+
     def watch_disk(self) -> None:
         """Say so, once a minute, when little space is left."""
         free = self._node.archive.free_bytes()
         if free < 2 * self._node.config.archive.min_free:
             log.warning("disk.low", free_bytes=free, stops_at=self._node.config.archive.min_free)
 
+
+    def forget_commitments(self) -> int:
+        """Remove the storage commitment transactions that were reported long ago; what was committed stays in the audit."""
+        with self._node.database.begin() as connection:
+            return commitments.forget(connection, self._node.clock() - COMMITMENTS_KEPT)
 
     def scrub(self) -> bool:
         """Read every instance and compare it with its digest, once in an interval, whoever of the processes comes first; whether it did."""
@@ -165,8 +176,10 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
         (duties.expire_associations, 5.0),
         (duties.write_headers, 2.0),
         (duties.seal_studies, 10.0),
+        (duties.finish_deletions, 30.0),
         (duties.watch_disk, 60.0),
         (duties.scrub, 3600.0),
+        (duties.forget_commitments, 3600.0),
     ]
     for duty, seconds in every:
         soon = datetime.now().astimezone() + timedelta(seconds=min(seconds, 0.2))

@@ -38,7 +38,7 @@ MAX_OPEN = 1000
 MAX_OPEN_INSTANCES = 2_000_000
 MAX_ATTEMPTS = 1000
 _BATCH = 400
-_STUDIES_AUDITED = 100
+COMMITTED = "storage.committed"  # the audit's event: we said that we keep it
 
 
 class TooMuchOpen(StorageError):
@@ -199,9 +199,9 @@ def record_verdict(connection: Connection, record: CommitmentRecord, verdict: Ve
     packed = _pack(f"{number}\t{reason}" for number, reason in sorted(verdict.failures.items()))
     values = {"state": "JUDGED", "failures": packed, "failed": len(verdict.failures), "judged_at": now}
     connection.execute(update(commitment).where(commitment.c.pk == record.pk).values(**values))
-    for study_uid, number in sorted(verdict.studies.items())[:_STUDIES_AUDITED]:
+    for study_uid, number in sorted(verdict.studies.items()):
         detail = {"transaction_uid": record.transaction_uid, "instances": number}
-        audit.record(connection, "storage.committed", actor=record.peer, study_uid=study_uid, detail=detail, at=now)
+        audit.record(connection, COMMITTED, actor=record.peer, study_uid=study_uid, detail=detail, at=now)
 
 
 def report_of(connection: Connection, pk: int) -> Report:

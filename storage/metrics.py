@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Table, func, literal, select
 
 from storage.database import Database
-from storage.schema import delivery, instance, instance_header, job, quarantine, series, study
+from storage.schema import commitment, commitment_request, delivery, instance, instance_header, job, quarantine, series, study
 from storage.statements import is_one_of
 
 
@@ -25,6 +25,8 @@ class IndexMetrics:
     failed_jobs: Mapping[str, int]  # by queue
     oldest_job: Mapping[str, float]  # by queue: age of the oldest job that is due
     oldest_delivery: Mapping[str, float]  # by peer: age of the oldest delivery not finished
+    oldest_commitment: Mapping[str, float]  # by peer: age of the oldest instance set that we asked to be committed and is not
+    oldest_unreported: Mapping[str, float]  # by peer: age of the oldest transaction that we have not reported
     quarantine_held: int
     header_backlog: int  # instances without their header JSON
 
@@ -46,6 +48,8 @@ def collect(database: Database, now: float) -> IndexMetrics:
             failed_jobs=_failed_jobs(connection),
             oldest_job=_oldest_jobs(connection, now),
             oldest_delivery=_oldest_deliveries(connection, now),
+            oldest_commitment=_oldest_commitments(connection, now),
+            oldest_unreported=_oldest_unreported(connection, now),
             quarantine_held=_scalar(connection, select(func.count()).select_from(quarantine).where(quarantine.c.state == "HELD")),
             header_backlog=max(0, instances - _count(connection, instance_header)),
         )
@@ -82,3 +86,20 @@ def _oldest_jobs(connection: Connection, now: float) -> dict[str, float]:
 def _oldest_deliveries(connection: Connection, now: float) -> dict[str, float]:
     query = select(delivery.c.peer, func.min(delivery.c.created_at).label("since")).where(is_one_of(delivery.c.state, "SCHEDULED"))
     return {row.peer: now - row.since for row in connection.execute(query.group_by(delivery.c.peer))}
+
+
+def _oldest_commitments(connection: Connection, now: float) -> dict[str, float]:
+    """A request that was given up and asked again has not made its delivery younger: the delivery's first request counts."""
+    first = (
+        select(commitment_request.c.peer, func.min(commitment_request.c.requested_at).label("since"))
+        .join(delivery, delivery.c.pk == commitment_request.c.delivery_pk)
+        .where(is_one_of(delivery.c.state, "SCHEDULED"))
+        .group_by(commitment_request.c.peer)
+    )
+    return {row.peer: now - row.since for row in connection.execute(first)}
+
+
+def _oldest_unreported(connection: Connection, now: float) -> dict[str, float]:
+    waiting = is_one_of(commitment.c.state, "REQUESTED", "JUDGED")
+    query = select(commitment.c.peer, func.min(commitment.c.requested_at).label("since")).where(waiting).group_by(commitment.c.peer)
+    return {row.peer: now - row.since for row in connection.execute(query)}

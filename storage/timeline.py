@@ -13,6 +13,7 @@ from storage.database import Database
 from storage.errors import NotFound
 from storage.records import (
     AuditRecord,
+    CommitmentRequestRecord,
     CompletionRecord,
     DeliveryInstanceRecord,
     DeliveryRecord,
@@ -29,6 +30,7 @@ from storage.records import (
 from storage.schema import (
     association,
     audit,
+    commitment_request,
     completion,
     delivery,
     delivery_instance,
@@ -72,6 +74,7 @@ class SeriesStory:
 class DeliveryStory:
     delivery: DeliveryRecord
     instances: tuple[DeliveryInstanceRecord, ...]
+    commitments: tuple[CommitmentRequestRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,12 @@ def _deliveries(connection: Connection, study_uid: str) -> list[DeliveryStory]:
     query = select(delivery_instance).join(delivery, link).where(of_study).order_by(delivery_instance.c.sop_uid)
     for record in _read(connection, DeliveryInstanceRecord, query):
         sent[record.delivery_pk].append(record)
+    asked: dict[int, list[CommitmentRequestRecord]] = defaultdict(list)
+    requests = select(commitment_request).join(delivery, commitment_request.c.delivery_pk == delivery.c.pk).where(of_study)
+    for request in _read(connection, CommitmentRequestRecord, requests.order_by(commitment_request.c.pk)):
+        asked[request.delivery_pk].append(request)
     deliveries = _read(connection, DeliveryRecord, select(delivery).where(of_study).order_by(delivery.c.pk))
-    return [DeliveryStory(each, tuple(sent[each.pk])) for each in deliveries]
+    return [DeliveryStory(each, tuple(sent[each.pk]), tuple(asked[each.pk])) for each in deliveries]
 
 
 def _jobs(connection: Connection, study_uid: str) -> tuple[JobStory, ...]:

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     jobs = group(commands, "job", "queued work: list, show, retry, cancel")
     listing = command(jobs, "list", "list jobs, newest first", example="dicom-node job list --state FAILED")
     listing.add_argument("--state", choices=STATES)
-    listing.add_argument("--kind", choices=["route", "infer", "deliver"])
+    listing.add_argument("--kind", choices=["route", "infer", "deliver", "commit"])
     listing.add_argument("--study", metavar="UID")
     listing.add_argument("--limit", type=int, default=50)
     with_json(listing)
@@ -78,7 +78,7 @@ def _show(arguments: argparse.Namespace) -> None:
 
 def _retry(arguments: argparse.Namespace) -> None:
     from dicom_node import nudge
-    from storage import deliveries, runs
+    from storage import commitments, deliveries, runs
     from storage.jobs import JobQueue
 
     config = configuration(arguments)
@@ -96,6 +96,8 @@ def _retry(arguments: argparse.Namespace) -> None:
                 runs.reopen_run(connection, int(found.payload["run_pk"]))
             elif found.kind == "deliver":
                 deliveries.reopen_delivery(connection, int(found.payload["delivery_pk"]))
+            elif found.kind == "commit":
+                commitments.reopen(connection, int(found.payload["commitment_pk"]))
     nudge.ring(config.runtime_dir, found.queue.replace(":", "-"))
     output.line(f"job {found.pk} is scheduled again")
 

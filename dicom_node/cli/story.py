@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dicom_node.cli.output import moment, size
 
 if TYPE_CHECKING:
-    from storage.records import RunRecord, SeriesRecord
+    from storage.records import DeliveryInstanceRecord, RunRecord, SeriesRecord
     from storage.timeline import DeliveryStory, RunStory, Timeline
 
 # Told in their own sections; the audit section is for the rest.
@@ -121,7 +121,22 @@ def _delivery(story: DeliveryStory) -> Iterator[str]:
         status = "" if each.status is None else f" {each.status:04X}"
         comment = f" ({each.comment})" if each.comment else ""
         answered = f", {moment(each.answered_at)}" if each.answered_at else ""
-        yield f"  {each.sop_uid}: {each.state}{status}{comment}, attempt {each.attempts}{answered}"
+        yield f"  {each.sop_uid}: {each.state}{status}{comment}, attempt {each.attempts}{answered}{_committed(each)}"
+    for request in story.commitments:
+        told = f", reported {moment(request.reported_at)}" if request.reported_at else f", to be asked again {moment(request.due_at)}"
+        detail = f": {request.detail}" if request.detail else ""
+        asked = f"asked for commitment {moment(request.requested_at)}"
+        yield f"  {asked} (transaction {request.transaction_uid}): {request.state}{detail}{told if request.state != 'EXPIRED' else ''}"
+
+
+def _committed(instance: DeliveryInstanceRecord) -> str:
+    again = f", sent again {instance.commit_attempts} times" if instance.commit_attempts else ""
+    why = f" ({instance.failure_reason:04X})" if instance.failure_reason is not None else ""
+    if instance.commitment == "COMMITTED" and instance.committed_at is not None:
+        return f", committed {moment(instance.committed_at)}{again}"
+    if instance.commitment == "FAILED" or (instance.commitment is None and why):
+        return f", not committed{why}{again}"
+    return f", commitment requested{again}" if instance.commitment == "REQUESTED" else ""
 
 
 def _unattached(story: Timeline) -> Iterator[str]:

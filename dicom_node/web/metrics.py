@@ -24,6 +24,8 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dicom_node_jobs_failed": ("Jobs that failed for good", ("queue",)),
     "dicom_node_oldest_job_seconds": ("Age of the oldest job that is due; 0 where none is", ("queue",)),
     "dicom_node_delivery_age_seconds": ("Age of the oldest delivery that is not finished; 0 where none waits", ("peer",)),
+    "dicom_node_commitment_age_seconds": ("Age of the oldest storage commitment that a peer was asked for and has not given", ("peer",)),
+    "dicom_node_commitment_unreported_seconds": ("Age of the oldest storage commitment asked of us and not reported yet", ("peer",)),
     "dicom_node_quarantine_held": ("Quarantined instances that wait for a decision", ()),
     "dicom_node_header_backlog": ("Instances without their header JSON", ()),
     "dicom_node_disk_free_bytes": ("Free space of the archive's disk", ()),
@@ -43,7 +45,13 @@ class _Figures(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         figures = collect(self._node.database, self._node.clock())
-        values = _values(figures, [peer.name for peer in self._node.config.peer if peer.host])
+        peers = self._node.config.peer
+        values = _values(
+            figures,
+            [peer.name for peer in peers if peer.host],
+            committing=[peer.name for peer in peers if peer.commitment],
+            asking=[peer.name for peer in peers if peer.may_commit],
+        )
         values["dicom_node_disk_free_bytes"] = {(): float(self._node.archive.free_bytes())}
         for name, (text, labels) in METRICS.items():
             family = GaugeMetricFamily(name, text, labels=labels)
@@ -52,7 +60,9 @@ class _Figures(Collector):
             yield family
 
 
-def _values(figures: IndexMetrics, peers: list[str]) -> dict[str, dict[tuple[str, ...], float]]:
+def _values(
+    figures: IndexMetrics, peers: list[str], *, committing: list[str], asking: list[str]
+) -> dict[str, dict[tuple[str, ...], float]]:
     queues = ["route", "infer", *(f"deliver:{peer}" for peer in peers)]  # an alarm needs a 0, not an absence
     jobs: dict[tuple[str, ...], float] = {
         (queue, state): float(count) for queue, states in figures.jobs.items() for state, count in states.items()
@@ -67,6 +77,12 @@ def _values(figures: IndexMetrics, peers: list[str]) -> dict[str, dict[tuple[str
         "dicom_node_jobs_failed": {(queue,): float(figures.failed_jobs.get(queue, 0)) for queue in {*queues, *figures.failed_jobs}},
         "dicom_node_oldest_job_seconds": {(queue,): figures.oldest_job.get(queue, 0.0) for queue in {*queues, *figures.oldest_job}},
         "dicom_node_delivery_age_seconds": {(peer,): figures.oldest_delivery.get(peer, 0.0) for peer in {*peers, *figures.oldest_delivery}},
+        "dicom_node_commitment_age_seconds": {
+            (peer,): figures.oldest_commitment.get(peer, 0.0) for peer in {*committing, *figures.oldest_commitment}
+        },
+        "dicom_node_commitment_unreported_seconds": {
+            (peer,): figures.oldest_unreported.get(peer, 0.0) for peer in {*asking, *figures.oldest_unreported}
+        },
         "dicom_node_quarantine_held": {(): figures.quarantine_held},
         "dicom_node_header_backlog": {(): figures.header_backlog},
     }

@@ -1,0 +1,41 @@
+"""JavaScript peers from the npm registry: one tarball, of one version, whose bytes are known. None of their scripts runs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parent.parent / ".cache" / "npm"
+
+
+def package(name: str, version: str, sha512: str) -> Path:
+    """The unpacked package, fetched once.
+
+    Parameters
+    ----------
+    sha512
+        The tarball's digest in base64, as lock files write it.
+    """
+    folder = CACHE / f"{name.strip('@').replace('/', '-')}-{version}"
+    if not folder.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+            _fetch(f"{name}@{version}", Path(temporary), sha512).replace(folder)
+    return folder
+
+
+def _fetch(what: str, folder: Path, sha512: str) -> Path:
+    npm = shutil.which("npm")
+    assert npm is not None, "npm is not installed"
+    subprocess.run([npm, "pack", "--silent", what], cwd=folder, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    (tarball,) = folder.glob("*.tgz")
+    found = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
+    assert found == sha512, f"{what}: the tarball's SHA-512 is {found}"
+    with tarfile.open(tarball) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "package"

@@ -1,0 +1,90 @@
+// Drives OHIF as a radiologist does: the study list, a series, its segmentation. Prints what it saw as JSON.
+// node drive.mjs PLAYWRIGHT SITE STUDY SEG-SERIES FOLDER-OF-SCREENSHOTS
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const [playwright, site, study, segmentation, folder] = process.argv.slice(2);
+const { chromium } = (await import(pathToFileURL(join(playwright, 'index.js')))).default;
+const profile = mkdtempSync(join(tmpdir(), 'viewer-'));
+const browser = await chromium.launchPersistentContext(profile, {
+  executablePath: '/usr/bin/chromium',
+  headless: true,
+  viewport: { width: 1400, height: 900 },
+  args: [
+    '--no-sandbox', '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--ignore-gpu-blocklist', '--disable-quic',
+    '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
+  ],
+});
+const seen = { failed: [], statuses: {} };
+try {
+  await browser.addInitScript(() => localStorage.setItem('shownTours', '["basicViewerTour"]'));
+  const page = browser.pages()[0] ?? (await browser.newPage());
+  page.setDefaultTimeout(150000);
+  page.on('response', answer => {
+    if (!answer.url().includes('/dicom-web')) return;
+    const path = new URL(answer.url()).pathname.replace(/[0-9]+(\.[0-9]+)+/g, 'UID');
+    (seen.statuses[path] ??= new Set()).add(answer.status());
+  });
+  page.on('requestfailed', request => {
+    const why = request.failure()?.errorText ?? '';
+    if (request.url().includes('/dicom-web') && why !== 'net::ERR_ABORTED') seen.failed.push(`${request.url()} ${why}`);
+  });
+
+  await page.goto(`${site}/`);
+  const row = page.getByText(/VIEWER.*TEST/).first();
+  await row.waitFor();
+  seen.list = true;
+  await page.screenshot({ path: join(folder, 'ohif-study-list.png') });
+
+  const wanted = `${site}/viewer?StudyInstanceUIDs=${study}&initialSeriesInstanceUID=${segmentation}`;
+  await page.goto(wanted);
+  await page.waitForFunction(() => document.querySelectorAll('canvas').length > 0);
+  const prompt = page.getByRole('button', { name: /^(yes|load|confirm)$/i }).first();
+  const loaded = page.waitForFunction(() => (window.services?.segmentationService?.getSegmentations?.() ?? []).length > 0);
+  await Promise.race([loaded, prompt.waitFor().then(() => prompt.click()).catch(() => {})]);
+  await loaded;
+  await page.waitForFunction(() => {
+    const rendered = [...document.querySelectorAll('canvas')].some(canvas => canvas.width > 100);
+    return rendered && !document.body.innerText.includes('Loading');
+  });
+  seen.segmentations = await page.evaluate(() =>
+    window.services.segmentationService.getSegmentations().map(each => ({
+      label: each.label,
+      segments: Object.values(each.segments).filter(Boolean).map(segment => segment.label),
+    })));
+  // The segment's colour is on the screen once its first frame is drawn over the image.
+  await page.waitForFunction(() => {
+    for (const canvas of document.querySelectorAll('canvas')) {
+      if (canvas.width < 100) continue;
+      const copy = document.createElement('canvas');
+      copy.width = canvas.width;
+      copy.height = canvas.height;
+      const context = copy.getContext('2d');
+      context.drawImage(canvas, 0, 0);
+      const data = context.getImageData(0, 0, copy.width, copy.height).data;
+      let coloured = 0;
+      for (let at = 0; at < data.length; at += 4) {
+        const [red, green, blue] = [data[at], data[at + 1], data[at + 2]];
+        if (Math.max(red, green, blue) - Math.min(red, green, blue) > 40) coloured += 1;
+      }
+      if (coloured > 200) return true;
+    }
+    return false;
+  });
+  seen.overlay = true;
+  await page.screenshot({ path: join(folder, 'ohif-segmentation.png') });
+} catch (error) {
+  seen.error = String(error).slice(0, 2000);
+  const page = browser.pages()[0];
+  if (page) {
+    await page.screenshot({ path: join(folder, 'ohif-failed.png') }).catch(() => {});
+    seen.text = (await page.evaluate(() => document.body.innerText).catch(() => '')).slice(0, 1500);
+  }
+} finally {
+  await browser.close();
+  rmSync(profile, { recursive: true, force: true });
+}
+seen.statuses = Object.fromEntries(Object.entries(seen.statuses).map(([path, found]) => [path, [...found]]));
+console.log(JSON.stringify(seen, null, 1));

@@ -15,11 +15,11 @@ What is imported or rebuilt from bytes stands as complete at its own revision: n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import blake3
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, insert, or_, select, tuple_, update
 
 from storage import audit
 from storage.associations import is_open
@@ -83,8 +83,15 @@ def hold_revision(connection: Connection, study_uid: str, revision: int) -> bool
     return connection.scalar(query.with_for_update()) is not None
 
 
-def route_again(connection: Connection, queue: JobQueue, study_uid: str, *, actor: str, why: str, now: float) -> int | None:
+def route_again(
+    connection: Connection, queue: JobQueue, study_uid: str, *, actor: str, why: str, now: float, more: Mapping[str, Any] | None = None
+) -> int | None:
     """Route a complete study once more, as it stands, on a person's word; a flag that held it is lifted.
+
+    Parameters
+    ----------
+    more
+        What else the route job is told.
 
     Returns
     -------
@@ -99,7 +106,7 @@ def route_again(connection: Connection, queue: JobQueue, study_uid: str, *, acto
     detail = {"revision": row.revision, "why": why, "flag_lifted": row.flag}
     audit.record(connection, "study.route_again", actor=actor, study_uid=study_uid, detail=detail, at=now)
     (spec,) = route_job(CompletedStudy(study_uid, row.revision, None, why, 0, "", None))
-    return queue.enqueue(connection, spec)
+    return queue.enqueue(connection, replace(spec, payload={**spec.payload, **(more or {})}))
 
 
 def _complete_batch(database: Database, now: float, policy: CompletionPolicy, follow_up: FollowUp, actor: str) -> list[CompletedStudy]:
@@ -166,6 +173,8 @@ def _record(connection: Connection, row: Row[Any], now: float, policy: Completio
     held = f"not run: {row.flag}" if row.flag else None
     values = {"completed_revision": row.revision, "complete_reason": reason}
     connection.execute(update(study).where(study.c.pk == row.pk).values(**values))
+    # A study that was deleted and sent again reaches the same revisions once more; its first life stays told in the audit trail.
+    connection.execute(delete(completion).where(completion.c.study_uid == row.study_uid, completion.c.revision >= row.revision))
     values = {"study_uid": row.study_uid, "revision": row.revision, "at": now, "reason": reason, "held": held}
     connection.execute(insert(completion).values(**values, instances=count, input_digest=digest))
     detail = {"revision": row.revision, "reason": reason, "instances": count, "input_digest": digest}

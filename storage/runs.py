@@ -1,6 +1,7 @@
 """Runs: one model on one frozen input set, an immutable record once finished. The run key is unique over all runs, finished ones too.
 
     SCHEDULED > IN_PROGRESS > COMPLETED | NOT_APPLICABLE | FAILED | CANCELED
+       ^--- an attempt failed and another one follows; ``reason`` says why
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from storage import audit
 from storage.errors import NotFound
 from storage.jobs import JobQueue, JobSpec
 from storage.records import RunRecord, from_row
-from storage.schema import job, run, selection, study
+from storage.schema import emitted, instance, job, run, selection, study
 from storage.statements import insert_new, is_one_of
 
 WAITING = ("SCHEDULED", "IN_PROGRESS")
@@ -40,10 +41,11 @@ class RunSpec:
     deliver_to: Sequence[str] = ()
     predecessor_pk: int | None = None
     run_key: str = ""  # left empty: derived from the above
+    salt: str = ""  # tells a run that a person asked for from those of the same input before it
 
     @property
     def key(self) -> str:
-        return self.run_key or run_key(self.input_set, self.release_digest, self.parameters)
+        return self.run_key or run_key(self.input_set, self.release_digest, self.parameters, salt=self.salt)
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class SelectionSpec:
     reason: str
 
 
-def run_key(input_set: Sequence[tuple[str, str]], release_digest: str, parameters: Mapping[str, Any]) -> str:
+def run_key(input_set: Sequence[tuple[str, str]], release_digest: str, parameters: Mapping[str, Any], *, salt: str = "") -> str:
     """Hash UIDs and digests of the input, the release and its parameters; the order of the instances does not matter."""
-    parts = [sorted([uid, digest] for uid, digest in input_set), release_digest, dict(parameters)]
+    parts = [sorted([uid, digest] for uid, digest in input_set), release_digest, dict(parameters), *([salt] if salt else [])]
     return blake3.blake3(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -143,6 +145,14 @@ def predecessor(connection: Connection, study_uid: str, bundle: str, *, before: 
     return None if row is None else from_row(RunRecord, row)
 
 
+def results_deleted(connection: Connection, key: str) -> bool:
+    """Whether a run made objects and none of them is in the archive any more."""
+    made = select(emitted.c.sop_uid).where(emitted.c.run_key == key)
+    if connection.scalar(made.limit(1)) is None:
+        return False
+    return connection.scalar(select(instance.c.pk).where(instance.c.sop_uid.in_(made), instance.c.run_key == key).limit(1)) is None
+
+
 def start_run(connection: Connection, pk: int, device: str, *, now: float | None = None) -> RunRecord | None:
     """Mark a run as begun. None when it has ended meanwhile (canceled by a newer revision): there is nothing to do.
 
@@ -153,7 +163,10 @@ def start_run(connection: Connection, pk: int, device: str, *, now: float | None
     if row is None:
         return None
     started = at if row.started_at is None else row.started_at
-    change = update(run).where(run.c.pk == pk).values(state="IN_PROGRESS", device=device, started_at=started).returning(run)
+    values = {"state": "IN_PROGRESS", "device": device, "started_at": started}
+    if row.state == "SCHEDULED":
+        values["reason"] = None  # why it waited
+    change = update(run).where(run.c.pk == pk).values(values).returning(run)
     return from_row(RunRecord, connection.execute(change).one())
 
 
@@ -185,6 +198,11 @@ def cancel_run(connection: Connection, pk: int, reason: str, *, now: float | Non
     return _finish(connection, pk, "CANCELED", now, reason=reason)
 
 
+def put_back(connection: Connection, pk: int, reason: str) -> None:
+    """Let a run wait for its next attempt; ``reason`` says how the last one failed."""
+    connection.execute(update(run).where(run.c.pk == pk, is_one_of(run.c.state, *WAITING)).values(state="SCHEDULED", reason=reason))
+
+
 def reopen_run(connection: Connection, pk: int) -> None:
     """Put a failed or canceled run back to be tried again (its job was requeued)."""
     ended = and_(run.c.pk == pk, run.c.state.in_(["FAILED", "CANCELED"]))
@@ -200,9 +218,11 @@ def _finish(connection: Connection, pk: int, state: str, now: float | None, **va
     return from_row(RunRecord, row)
 
 
-def earlier_runs(connection: Connection, study_uid: str, bundle: str, revision: int) -> list[RunRecord]:
-    """Read the runs of a bundle on revisions of a study below ``revision``, newest first."""
-    query = select(run).where(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.study_revision < revision)
+def earlier_runs(connection: Connection, study_uid: str, bundle: str, revision: int | None = None) -> list[RunRecord]:
+    """Read the runs of a bundle on a study (on revisions below ``revision``), newest first."""
+    query = select(run).where(run.c.study_uid == study_uid, run.c.bundle == bundle)
+    if revision is not None:
+        query = query.where(run.c.study_revision < revision)
     return [from_row(RunRecord, row) for row in connection.execute(query.order_by(run.c.study_revision.desc(), run.c.pk.desc()))]
 
 
@@ -249,9 +269,14 @@ def cancel_older(
 
 
 def settle(connection: Connection, *, now: float | None = None) -> int:
-    """End the runs whose job has ended without them (its worker died at the last attempt, or a person canceled it)."""
+    """Bring runs in line with jobs that went on without them: ended (its worker died at the last attempt, or a person canceled it), or
+    back in the queue after an attempt that failed."""
     at = time.time() if now is None else now
     settled = 0
+    waits = exists().where(job.c.pk == run.c.job_pk, job.c.state == "SCHEDULED")
+    why = select(job.c.error).where(job.c.pk == run.c.job_pk).scalar_subquery()
+    back = update(run).where(is_one_of(run.c.state, "IN_PROGRESS"), waits).values(state="SCHEDULED", reason=why)
+    settled += connection.execute(back).rowcount
     for state in ("FAILED", "CANCELED"):
         ended = exists().where(job.c.pk == run.c.job_pk, job.c.state == state)
         error = select(job.c.error).where(job.c.pk == run.c.job_pk).scalar_subquery()

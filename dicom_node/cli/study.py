@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from dicom_node import clock, nudge
 from dicom_node.cli import output
-from dicom_node.cli.common import command, configuration, group, index_of, with_json
+from dicom_node.cli.common import command, configuration, group, index_of, who, with_json, with_reason
 from dicom_node.cli.story import tell
-from dicom_node.errors import UsageError
+from dicom_node.errors import CommandFailed, UsageError
 
 
 def add(commands: Any) -> None:
@@ -30,6 +32,19 @@ def add(commands: Any) -> None:
     show.add_argument("uid", metavar="UID", help="Study Instance UID; a series' or an instance's finds its study")
     with_json(show)
     show.set_defaults(run=_show)
+    rerun = command(
+        studies,
+        "rerun",
+        "run a complete study's models once more",
+        description="Route a complete study once more and run what its rules choose, though the same input ran before: after its\n"
+        "results were deleted, or where a destination lost them. Each new run names the one that it replaces; a flag that\n"
+        "held the study is lifted.",
+        example='dicom-node study rerun 1.2.840... --rule brain --reason "results were deleted by mistake"',
+    )
+    rerun.add_argument("uid", metavar="UID", help="Study Instance UID; a series' or an instance's finds its study")
+    rerun.add_argument("--rule", metavar="NAME", help="only by this rule (default: by all)")
+    with_reason(rerun)
+    rerun.set_defaults(run=_rerun)
 
 
 def _filters(pairs: Iterable[str]) -> dict[str, str]:
@@ -77,3 +92,26 @@ def _show(arguments: argparse.Namespace) -> None:
     else:
         for text in tell(story):
             output.line(text)
+
+
+def _rerun(arguments: argparse.Namespace) -> None:
+    from storage import completion, index
+    from storage.errors import NotFound
+    from storage.jobs import JobQueue
+
+    config = configuration(arguments)
+    rules = [rule.name for rule in config.rule]
+    if arguments.rule is not None and arguments.rule not in rules:
+        raise UsageError(f"there is no rule '{arguments.rule}'; configured: {', '.join(rules) or 'none'}")
+    with index_of(config) as database, database.begin() as connection:
+        found = index.find_uid(connection, arguments.uid)
+        if found is None:
+            raise NotFound(f"no study, series or instance {arguments.uid}")
+        queue, again = JobQueue(database), {"salt": uuid.uuid4().hex, "by": who(), "reason": arguments.reason, "rule": arguments.rule}
+        job = completion.route_again(
+            connection, queue, found[1], actor=who(), why=arguments.reason, now=clock.system(), more={"again": again}
+        )
+        if job is None:
+            raise CommandFailed(f"study {found[1]} is not complete yet, or is being routed at this moment")
+    nudge.ring(config.runtime_dir, "route")
+    output.line(f"study {found[1]} is routed again by job {job}; see: dicom-node study show {found[1]}")

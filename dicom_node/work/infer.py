@@ -181,7 +181,9 @@ class InferHandler:
     def _settle_failure(self, job: ClaimedJob, run: RunRecord, answer: Answer) -> None:
         log.warning("run.failed", run=run.pk, code=answer.code, reason=answer.reason)
         if answer.passing and job.attempts < job.max_attempts:
-            self._queue.retry(job, answer.reason)
+            with self._database.begin() as connection:
+                self._queue.retry(job, answer.reason, connection=connection)
+                runs.put_back(connection, run.pk, answer.reason)
             return
         self._finish(job, run, self._negative(run, answer), lambda c: self._failed(c, job, run, answer.reason), negative=True)
 

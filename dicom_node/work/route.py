@@ -45,6 +45,16 @@ class Outcome:
         return f"rule {self.rule.name}, model {self.name}: {self.problem or (self.selection.summary if self.selection else '')}"
 
 
+@dataclass(frozen=True)
+class Again:
+    """A person's word that a study runs once more though its input is the same. ``rule``: only by that one."""
+
+    salt: str
+    by: str
+    reason: str
+    rule: str | None = None
+
+
 class RouteHandler:
     """Carries out ``route`` jobs."""
 
@@ -76,13 +86,15 @@ class RouteHandler:
             self._finish(job, "the study is gone" if study is None else f"the study has moved on to revision {study.revision}")
             return
         attributes = series_attributes(self._archive, study_uid, attributes)
-        outcomes = [self._outcome(rule, name, attributes) for rule in self._config.rule for name in rule.run]
+        again = Again(**job.payload["again"]) if "again" in job.payload else None
+        rules = [rule for rule in self._config.rule if again is None or again.rule in (None, rule.name)]
+        outcomes = [self._outcome(rule, name, attributes) for rule in rules for name in rule.run]
         with self._database.begin() as connection:
             self._queue.fence(connection, job)
             if not hold_revision(connection, study_uid, revision):
                 self._queue.complete(connection, job, "the study has moved on while it was routed")
                 return
-            made = self._record(connection, study, outcomes)
+            made = self._record(connection, study, outcomes, again)
             broken = "; ".join(outcome.sentence for outcome in outcomes if outcome.problem)
             if broken:
                 self._queue.fail(job, broken, connection=connection)
@@ -105,7 +117,7 @@ class RouteHandler:
 
     # --- writing
 
-    def _record(self, connection: Connection, study: StudyRecord, outcomes: list[Outcome]) -> int:
+    def _record(self, connection: Connection, study: StudyRecord, outcomes: list[Outcome], again: Again | None) -> int:
         now = self._clock()
         chosen: dict[str, tuple[RunSpec, Rule]] = {}
         for outcome in outcomes:
@@ -115,7 +127,7 @@ class RouteHandler:
             self._record_selection(connection, study, outcome)
             if outcome.selection.verdict is Verdict.AMBIGUOUS:
                 self._audit(connection, study, "selection.ambiguous", outcome.sentence)
-            for spec in self._specs(connection, study, outcome):
+            for spec in self._specs(connection, study, outcome, again):
                 known = chosen.get(spec.key)
                 if known is not None:  # a second rule for the same work adds its destinations
                     together = tuple(dict.fromkeys((*known[0].deliver_to, *spec.deliver_to)))
@@ -125,7 +137,7 @@ class RouteHandler:
         if not chosen and not any(outcome.problem for outcome in outcomes):
             why = "; ".join(outcome.sentence for outcome in outcomes) or "no rule is configured"
             self._audit(connection, study, "route.nothing_applies", why)
-        return sum(self._run(connection, study, spec, rule, now) for spec, rule in chosen.values())
+        return sum(self._run(connection, study, spec, rule, now, again) for spec, rule in chosen.values())
 
     def _record_selection(self, connection: Connection, study: StudyRecord, outcome: Outcome) -> None:
         assert outcome.selection is not None
@@ -135,7 +147,7 @@ class RouteHandler:
         ]
         runs.record_selection(connection, study.study_uid, study.revision, rows, now=self._clock())
 
-    def _specs(self, connection: Connection, study: StudyRecord, outcome: Outcome) -> list[RunSpec]:
+    def _specs(self, connection: Connection, study: StudyRecord, outcome: Outcome, again: Again | None) -> list[RunSpec]:
         assert outcome.selection is not None
         assert outcome.bundle is not None
         bundle, chosen = outcome.bundle, outcome.selection.chosen
@@ -151,12 +163,13 @@ class RouteHandler:
                 release_digest=bundle.digest,
                 parameters=dict(bundle.dicom.model.parameters),
                 deliver_to=outcome.rule.deliver,
+                salt=again.salt if again else "",
             )
             for uid in chosen
         ]
 
-    def _run(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float) -> int:
-        decision = self._decide(connection, spec, rule)
+    def _run(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float, again: Again | None) -> int:
+        decision = self._asked_for(connection, spec, rule, again) if again else self._decide(connection, spec, rule)
         if decision.flag:
             runs.flag_study(connection, study.study_uid, decision.reason)
         if not decision.run:
@@ -173,10 +186,23 @@ class RouteHandler:
             max_attempts=self._config.executor.attempts,
             now=now,
         )
+        if again and made is not None:
+            self._audit(connection, study, "run.again", f"run {made} of model {spec.bundle}: {decision.reason}")
         return int(made is not None)
+
+    def _asked_for(self, connection: Connection, spec: RunSpec, rule: Rule, again: Again) -> Decision:
+        """A run on a person's word, whatever ran before; it replaces the newest one that was completed."""
+        before = self._of_rule(runs.earlier_runs(connection, spec.study_uid, spec.bundle), spec, rule)
+        done = next((record for record in before if record.state == "COMPLETED"), None)
+        replaces = f", replaces run {done.pk}" if done else ""
+        return Decision(True, done.pk if done else None, False, f"asked for by {again.by}{replaces}: {again.reason}")
 
     def _decide(self, connection: Connection, spec: RunSpec, rule: Rule) -> Decision:
         known = runs.find_run(connection, spec.key)
+        if known is not None and runs.results_deleted(connection, spec.key):
+            way_out = f"to make new ones: dicom-node study rerun {spec.study_uid} --rule {rule.name} --reason ..."
+            why = f"the same input ran before as run {known.pk} ({known.state}), and its results were deleted; {way_out}"
+            return Decision(False, None, False, why)
         same = Earlier(known.pk, known.run_key, known.state) if known is not None else None
         records = self._earlier(connection, spec, rule)
         finished = [record for record in records if record.state != "CANCELED"]
@@ -185,7 +211,9 @@ class RouteHandler:
         return decide(rule.late or self._config.study.late, spec.key, same, earlier)
 
     def _earlier(self, connection: Connection, spec: RunSpec, rule: Rule) -> list[RunRecord]:
-        found = runs.earlier_runs(connection, spec.study_uid, spec.bundle, spec.study_revision)
+        return self._of_rule(runs.earlier_runs(connection, spec.study_uid, spec.bundle, spec.study_revision), spec, rule)
+
+    def _of_rule(self, found: list[RunRecord], spec: RunSpec, rule: Rule) -> list[RunRecord]:
         of_rule = [record for record in found if record.rule == spec.rule]
         if rule.series == "all":
             return [record for record in of_rule if list(record.series_uids) == list(spec.series_uids)]

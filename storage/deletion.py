@@ -18,11 +18,10 @@ import structlog
 from sqlalchemy import Connection, RowMapping, delete, exists, insert, select, update
 
 from storage import audit, journal
-from storage.disk import Disk, translated
+from storage.disk import Disk
 from storage.errors import NotFound
 from storage.journal import Deletion, MemberSpan
 from storage.members import BLOCK, DELETED, BrokenMember, read_member, ustar_header
-from storage.punch import punch
 from storage.schema import emitted, instance, instance_header, location, patient, segment, series, study, tombstone
 from storage.segments import try_lock
 
@@ -69,32 +68,46 @@ def delete_series(archive: Archive, study_uid: str, series_uid: str, *, who: str
     return _delete(archive, which, who, reason, f"series {series_uid}")
 
 
-def delete_study(archive: Archive, study_uid: str, *, who: str, reason: str, progress: Progress | None = None) -> DeletionReport:
+def delete_study(
+    archive: Archive,
+    study_uid: str,
+    *,
+    who: str,
+    reason: str,
+    progress: Progress | None = None,
+    check: Callable[[Connection], None] = lambda connection: None,
+) -> DeletionReport:
     """Delete a study: its instances as `delete_instance` does, then its segments.
 
-    A segment that is being written at this moment stays, with nothing but deleted members before the new ones.
+    `check` runs first in the transaction that deletes: what it raises rolls that back, and nothing is deleted.
+
+    A segment that is being written at this moment stays, with nothing but deleted members, until `finish_deletions` finds it free.
 
     Raises
     ------
     NotFound
         No such study.
     """
-    return _delete(archive, study.c.study_uid == study_uid, who, reason, f"study {study_uid}", progress)
+    return _delete(archive, study.c.study_uid == study_uid, who, reason, f"study {study_uid}", progress, check)
 
 
 def erase(archive: Archive, doomed: Sequence[Deletion], progress: Progress | None = None) -> None:
     """Journal deletions whose tombstones are durable, and take their bytes away."""
-    journal.append(archive.root, doomed)
+    journal.append(archive.disk, archive.root, doomed)
     _remove_bytes(archive, doomed, progress)
 
 
-def finish_deletions(archive: Archive) -> int:
-    """End the deletions that a kill interrupted, whichever step they had reached; return how many instances that were."""
+def finish_deletions(archive: Archive, *, older_than: float = 0.0) -> int:
+    """End the deletions that a kill interrupted, whichever step they had reached; return how many instances that were.
+
+    Segments of deleted studies that somebody was writing at that moment are removed as well. Those that began less than `older_than`
+    seconds ago are left alone: whoever began them is at work.
+    """
     with archive.database.read() as connection:
-        found = _unfinished(connection)
+        found = [entry for entry in _unfinished(connection) if entry.deleted_at <= archive.clock() - older_than]
     if found:
         known = set(journal.read(archive.root))
-        journal.append(archive.root, [entry for entry in found if entry not in known])
+        journal.append(archive.disk, archive.root, [entry for entry in found if entry not in known])
         _remove_bytes(archive, found)
         log.info("deletion.finished", instances=len(found))
     _remove_empty_segments(archive)
@@ -130,8 +143,17 @@ def _standing(connection: Connection, entry: Deletion) -> set[int]:
     return found
 
 
-def _delete(archive: Archive, which: Any, who: str, reason: str, what: str, progress: Progress | None = None) -> DeletionReport:
+def _delete(
+    archive: Archive,
+    which: Any,
+    who: str,
+    reason: str,
+    what: str,
+    progress: Progress | None = None,
+    check: Callable[[Connection], None] = lambda connection: None,
+) -> DeletionReport:
     with archive.database.begin() as connection:
+        check(connection)
         doomed = _bury(connection, which, who, reason, archive.clock())
         if not doomed:
             raise NotFound(f"no {what} in the archive")
@@ -245,9 +267,8 @@ def _erase(disk: Disk, path: Path, spans: Sequence[MemberSpan]) -> None:
         for span in spans:
             disk.write(descriptor, [deleted_header(span)], span.offset - BLOCK)
         disk.sync(descriptor)
-        with translated():
-            for span in spans:
-                punch(descriptor, span.offset, span.length)
+        for span in spans:
+            disk.punch(descriptor, span.offset, span.length)
         disk.sync(descriptor)
     finally:
         disk.close(descriptor)

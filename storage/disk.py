@@ -122,6 +122,11 @@ class Disk:
             elif length > 0:
                 self._write_whole(descriptor, memoryview(ZEROS)[:length], start)
 
+    def punch(self, descriptor: int, start: int, length: int) -> None:
+        """Make `length` bytes at `start` zeros and give their space back."""
+        with translated():
+            punch(descriptor, start, length)
+
     def truncate(self, descriptor: int, size: int) -> None:
         with translated():
             os.ftruncate(descriptor, size)

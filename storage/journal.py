@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from storage.copying import sync_directory
+from storage.disk import Disk, translated
+from storage.errors import StorageError
 
 JOURNAL = "deletions.jsonl"
 
@@ -53,24 +54,34 @@ class Deletion:
         return cls(**{**record, "members": members})
 
 
-def append(root: Path, deletions: Sequence[Deletion]) -> None:
+def append(disk: Disk, root: Path, deletions: Sequence[Deletion]) -> None:
     """Append `deletions` and sync; several processes may do so at once."""
     if not deletions:
         return
     path = root / JOURNAL
-    created = not path.exists()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    descriptor = _open(disk, path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        with translated():
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         data = (b"\n" if torn else b"") + b"".join(deletion.to_line() for deletion in deletions)
-        _write_all(descriptor, data)
-        os.fsync(descriptor)
+        disk.write(descriptor, [data], size)
+        disk.sync(descriptor)
+        if size == 0:  # before the lock goes: whoever appends next relies on the file's name
+            disk.sync_directory(root)
     finally:
-        os.close(descriptor)
-    if created:
-        sync_directory(root)
+        disk.close(descriptor)
+
+
+def _open(disk: Disk, path: Path) -> int:
+    if not path.exists():
+        try:
+            return disk.create(path)
+        except StorageError:
+            if not path.exists():
+                raise
+    return disk.open(path)
 
 
 def read(root: Path) -> list[Deletion]:
@@ -88,9 +99,3 @@ def _parse(lines: Iterable[bytes]) -> Iterable[Deletion]:
             yield Deletion.from_record(json.loads(line))
         except (ValueError, KeyError, TypeError):
             continue
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

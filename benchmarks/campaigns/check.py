@@ -49,10 +49,11 @@ class Verdict:
     without_bytes: list[str] = field(default_factory=list)
     broken_segments: list[str] = field(default_factory=list)
     reindex_differs: list[str] = field(default_factory=list)
+    back_again: list[str] = field(default_factory=list)  # deleted, and in the index all the same
 
     @property
     def good(self) -> bool:
-        return not (self.missing or self.altered or self.without_bytes or self.broken_segments or self.reindex_differs)
+        return not (self.missing or self.altered or self.without_bytes or self.broken_segments or self.reindex_differs or self.back_again)
 
     def __str__(self) -> str:
         if self.good:

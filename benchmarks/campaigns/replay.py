@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaigns.check import Verdict, check
+from benchmarks.campaigns.check import Verdict, check, facts, rebuilt_differs
 from benchmarks.instances import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, Identity, template
 from benchmarks.load import Plan
 from storage.archive import Archive, Outcome, Source
@@ -32,7 +32,8 @@ HELD = 8  # instances that one thread of the workload stores
 
 @dataclass(frozen=True)
 class Event:
-    """One step of the trace: create, directory, write, allocate, zero, truncate, rename, unlink, sync, sync-directory, commit or ack."""
+    """One step of the trace: create, directory, write, allocate, zero, truncate, rename, unlink, sync, sync-directory,
+    commit, ack, doom (its deletion begins: from here on it may be there or not) or gone (it must not be there any more)."""
 
     kind: str
     path: str = ""
@@ -74,9 +75,9 @@ class Trace:
             self._version = version
             self.events.append(Event("commit", data=self._watch.serialize()))
 
-    def acknowledge(self, identity: Identity) -> None:
-        """Note that the sender was told Success."""
-        self.add(Event("ack", identity=identity))
+    def note(self, kind: str, identity: Identity) -> None:
+        """Note what a person was told, or asked for: an ack, doom or gone."""
+        self.add(Event(kind, identity=identity))
 
     def relative(self, path: Path) -> str:
         return str(path.relative_to(self.root))
@@ -118,6 +119,9 @@ class RecordingDisk(Disk):
     def zero(self, descriptor: int, start: int, length: int) -> None:
         self._trace.add(Event("zero", self._paths[descriptor], start, length), lambda: Disk.zero(self, descriptor, start, length))
 
+    def punch(self, descriptor: int, start: int, length: int) -> None:
+        self._trace.add(Event("zero", self._paths[descriptor], start, length), lambda: Disk.punch(self, descriptor, start, length))
+
     def truncate(self, descriptor: int, size: int) -> None:
         self._trace.add(Event("truncate", self._paths[descriptor], size), lambda: Disk.truncate(self, descriptor, size))
 
@@ -141,6 +145,7 @@ class RecordingDisk(Disk):
         self._trace.add(Event("sync-directory", self._trace.relative(path), covers=covers))
 
 
+ASKED = ("ack", "doom", "gone")
 CONTENT = {"write", "allocate", "zero", "truncate"}
 NAMES = {"create", "directory", "rename", "unlink"}
 
@@ -240,7 +245,7 @@ def open_index(path: Path) -> Database:
 
 
 def record(folder: Path, *, threads: int = 2, seed: int = 1, syncing: bool = True, early: bool = False) -> Recording:
-    """Record a workload: instances from several associations, each with a duplicate, a conflict and an abandoned write.
+    """Record a workload: instances from several associations, each with a duplicate, a conflict, an abandoned write and a deletion.
 
     `early` acknowledges before the commit: the mutation that the check must notice.
     """
@@ -264,8 +269,9 @@ def record(folder: Path, *, threads: int = 2, seed: int = 1, syncing: bool = Tru
 
 
 def store(archive: Archive, trace: Trace, seed: int, early: bool) -> None:
-    """One association's part of the workload."""
+    """One association's part of the workload; one of its instances is deleted at once."""
     session = archive.session(Source(association_id=None, calling_ae="LOAD", called_ae="NODE", address="127.0.0.1", origin="received"))
+    before: Identity | None = None
     for number, identity in enumerate(Plan("small", studies=2, per_study=HELD // 2, seed=seed).identities()):
         data = template("small").instance(identity)
         attempts = [data, data] if number == 2 else [data]  # the second is a duplicate
@@ -275,14 +281,19 @@ def store(archive: Archive, trace: Trace, seed: int, early: bool) -> None:
             writer = begin(session, identity)
             writer.write([memoryview(attempt)[:4000], memoryview(attempt)[4000:]])
             if early:
-                trace.acknowledge(identity)
+                trace.note("ack", identity)
             receipt = writer.commit()
             if receipt.outcome in (Outcome.STORED, Outcome.DUPLICATE) and not early:
-                trace.acknowledge(identity)
+                trace.note("ack", identity)
         if number == 4:
             torn = begin(session, identity)
             torn.write([data[:6000]])
             torn.abandon()
+        if number == 5 and before is not None:
+            trace.note("doom", before)
+            archive.delete_instance(before.sop, who="replay", reason="a part of the workload")
+            trace.note("gone", before)
+        before = identity
     session.close()
 
 
@@ -324,8 +335,12 @@ def replay_prefix(recording: Recording, length: int, seed: int, folder: Path) ->
     archive.recover()
     archive.close()
     database.close()
-    acknowledged = {event.identity.sop: event.identity for event in events if event.identity is not None}
-    return check(index, root, list(acknowledged.values()))
+    named = {kind: {event.identity.sop: event.identity for event in events if event.kind == kind and event.identity} for kind in ASKED}
+    verdict = check(index, root, [identity for sop, identity in named["ack"].items() if sop not in named["doom"]])
+    verdict.back_again = sorted(uid for uid in facts(index).keys() & named["gone"].keys())
+    if named["doom"]:
+        verdict.reindex_differs = rebuilt_differs(index, root)
+    return verdict
 
 
 def replay(recording: Recording, *, seeds: int = 1, every: int = 1) -> list[tuple[int, int, Verdict]]:

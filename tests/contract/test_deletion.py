@@ -18,6 +18,7 @@ from storage.deletion import delete_instance, delete_study, finish_deletions
 from storage.errors import NotFound
 from storage.integrity import verify
 from storage.reindex import reindex
+from storage.segments import try_lock
 from tests.datasets import dataset
 from tests.segments import info_of, listed, member_bytes, write_segment
 
@@ -117,7 +118,7 @@ def test_a_kill_at_any_step_is_finished_at_the_next_start(
 
     gone = f"{SERIES}.981"
     with monkeypatch.context() as patch:
-        patch.setattr(journal if step == "append" else deletion, step, die)
+        patch.setattr({"append": journal, "punch": archive.disk}.get(step, deletion), step, die)
         if whole:
             with pytest.raises(Killed):
                 delete_study(archive, STUDY, who="me", reason="asked for")
@@ -155,3 +156,30 @@ def test_a_rebuild_obeys_the_journal_before_anybody_finished(archive: Archive, m
         assert verify(again).ok
     assert len(journal.read(archive.root)) == 1
     assert listed(archive.root / "segments" / STUDY / "a.tar")[0] == ".deleted/0"
+
+
+def test_a_segment_that_was_being_written_goes_once_it_is_free(archive: Archive, tmp_path: Path) -> None:
+    path = archive.root / "segments" / STUDY / "a.tar"
+    writing = try_lock(archive.disk, path)
+    assert writing is not None
+    report = delete_study(archive, STUDY, who="me", reason="asked for")
+    assert (report.instances, report.segments_removed) == (6, 1)
+    finish_deletions(archive, older_than=60)
+    assert path.exists(), "somebody is writing it"
+    archive.disk.close(writing)
+    finish_deletions(archive, older_than=60)
+    assert not path.exists()
+    assert count(archive.database, schema.segment) == 1
+    assert verify(archive).ok
+
+
+def test_a_deletion_under_way_is_left_to_who_began_it(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*args: object, **kwargs: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deletion, "_remove_bytes", die)
+        with pytest.raises(Killed):
+            delete_instance(archive, f"{SERIES}.970", who="me", reason="asked for")
+    assert finish_deletions(archive, older_than=60) == 0
+    assert finish_deletions(archive) == 1

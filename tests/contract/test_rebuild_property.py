@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, select
 
-from storage import deletion, journal, quarantine, quarantine_file, schema
+from storage import journal, quarantine, quarantine_file, schema
 from storage.archive import Archive, EmittedObject, Outcome, Source
 from storage.database import Database, open_database
 from storage.disk import Buffer, Disk
@@ -81,6 +81,11 @@ class MortalDisk(Disk):
     def zero(self, descriptor: int, start: int, length: int) -> None:
         self.bomb.tick()
         super().zero(descriptor, start, length)
+
+    def punch(self, descriptor: int, start: int, length: int) -> None:
+        self.bomb.tick()
+        super().punch(descriptor, start, length)
+        self.bomb.tick()
 
     def truncate(self, descriptor: int, size: int) -> None:
         self.bomb.tick()
@@ -305,7 +310,6 @@ def armed(bomb: Bomb) -> Iterator[None]:
         patch.setattr(IndexWriter, "_transact", ticking(IndexWriter._transact, after=True))
         patch.setattr(journal, "append", ticking(journal.append, after=True))
         patch.setattr(quarantine_file, "write", ticking(quarantine_file.write, after=True))
-        patch.setattr(deletion, "punch", ticking(deletion.punch, after=True))
         yield
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.campaigns.replay import record, replay, told_before_durable
+from storage import journal
 from storage.rows import Entry
 from storage.writer import IndexWriter
 
@@ -18,6 +19,15 @@ def test_a_crash_at_every_prefix_loses_nothing_acknowledged(tmp_path: Path) -> N
     bad = replay(recording, seeds=2)
     assert not bad, "\n".join(f"prefix {length}, seed {seed}: {verdict}" for length, seed, verdict in bad[:5])
     assert told_before_durable(recording) == []
+
+
+def test_the_deletion_journal_is_part_of_the_trace_and_durable_before_bytes_go(tmp_path: Path) -> None:
+    events = record(tmp_path, threads=1).trace.events
+    doomed = next(number for number, event in enumerate(events) if event.kind == "doom")
+    after = [(event.kind, event.path) for event in events[doomed:]]
+    written, synced = after.index(("write", journal.JOURNAL)), after.index(("sync", journal.JOURNAL))
+    punched = next(number for number, (kind, path) in enumerate(after) if kind == "zero" and path.endswith(".tar"))
+    assert written < synced < after.index(("sync-directory", ".")) < punched
 
 
 def test_without_the_fdatasync_the_replay_is_red(tmp_path: Path) -> None:

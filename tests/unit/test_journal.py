@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage import journal
+from storage.disk import Disk
 from storage.journal import Deletion, MemberSpan
 
 
@@ -15,20 +16,20 @@ def deletion(number: int) -> Deletion:
 
 
 def test_what_is_appended_is_read_back(tmp_path: Path) -> None:
-    journal.append(tmp_path, [deletion(1)])
-    journal.append(tmp_path, [deletion(2), deletion(3)])
+    journal.append(Disk(), tmp_path, [deletion(1)])
+    journal.append(Disk(), tmp_path, [deletion(2), deletion(3)])
     assert journal.read(tmp_path) == [deletion(1), deletion(2), deletion(3)]
 
 
 def test_no_journal_is_no_deletion(tmp_path: Path) -> None:
-    journal.append(tmp_path, [])
+    journal.append(Disk(), tmp_path, [])
     assert journal.read(tmp_path) == []
 
 
 @pytest.mark.parametrize("kept", range(0, 200, 7))
 def test_a_torn_line_costs_only_itself(tmp_path: Path, kept: int) -> None:
-    journal.append(tmp_path, [deletion(1)])
+    journal.append(Disk(), tmp_path, [deletion(1)])
     with (tmp_path / journal.JOURNAL).open("ab") as file:
         file.write(deletion(2).to_line()[:-1][:kept])
-    journal.append(tmp_path, [deletion(3)])
+    journal.append(Disk(), tmp_path, [deletion(3)])
     assert [entry.tombstone for entry in journal.read(tmp_path)] in ([1, 3], [1, 2, 3])

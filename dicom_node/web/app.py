@@ -3,7 +3,7 @@
 /healthz     the process answers
 /readyz      index and archive can be used; 503 with the reason otherwise
 /metrics     Prometheus text; no patient identity
-/dicom-web   search, retrieve and store (PS3.18)
+/dicom-web   search, retrieve and store (PS3.18); /wado for older viewers
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.node import Node
 from dicom_node.transcode import Transcoder
 from dicom_node.web.authentication import Gate
-from dicom_node.web.dicomweb import delete, stow
+from dicom_node.web.dicomweb import delete, stow, wado_uri
 from dicom_node.web.dicomweb.errors import WebError, failed, refused
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
 from dicom_node.web.dicomweb.stow import Uploads
-from dicom_node.web.limits import DeadlineProtocol
 from dicom_node.web.metrics import CONTENT_TYPE, render
+from dicom_node.web.wire import WireProtocol
 from storage.errors import StorageError
 
 SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'"}
@@ -57,7 +57,9 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
 
     uploads = uploads or Uploads(node)
     health = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    routes = [*health, *dicomweb_routes(node, transcoder or Transcoder()), *stow.routes(uploads), *delete.routes(node)]
+    transcoder = transcoder or Transcoder()
+    retrieve = [*dicomweb_routes(node, transcoder), *wado_uri.routes(node, transcoder)]
+    routes = [*health, *retrieve, *stow.routes(uploads), *delete.routes(node)]
     gate = Middleware(Gate, settings=node.config.web, database=node.database)
     handlers = {WebError: refused, HTTPException: refused, StorageError: refused, Exception: failed}
     return Starlette(routes=routes, middleware=[gate], exception_handlers=handlers)
@@ -108,7 +110,7 @@ def settings(node: Node, uploads: Uploads, transcoder: Transcoder | None = None)
     """How uvicorn serves the application: quiet, on HTTP/1.1 with deadlines, and done soon after it is told to stop."""
     return uvicorn.Config(
         create_app(node, uploads, transcoder),
-        http=DeadlineProtocol,
+        http=WireProtocol,
         ws="none",
         log_config=None,
         access_log=False,

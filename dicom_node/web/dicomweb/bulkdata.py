@@ -23,7 +23,8 @@ from dicom_node.web.dicomweb.pixels import BIG_ENDIAN, Pixels, read_dicom
 from dicom_node.web.dicomweb.ranges import requested_range
 from dicom_node.web.dicomweb.resources import entity_tag, intact, resource_of, service_url, stored_instances
 from dicom_node.web.dicomweb.responses import Streamed, unchanged
-from dicom_node.web.dicomweb.stored import Extent, read_extents
+from dicom_node.web.dicomweb.stored import StoredBytes
+from dicom_node.web.wire import Extent
 from storage.archive import StoredInstance
 from storage.header_json import UNREADABLE
 
@@ -89,11 +90,11 @@ def _native(request: Request, ranges: list[MediaRange], stored: StoredInstance, 
         wanted = requested_range(request, length, tag)
         extent = Extent(b"", stored.path, start + wanted.start, wanted.length, stored.offset)
         headers = {"ETag": tag, "Accept-Ranges": "bytes", **wanted.headers}
-        return Streamed(read_extents([extent]), OCTETS, status=wanted.status, length=wanted.length, headers=headers)
+        return StoredBytes([extent], OCTETS, status=wanted.status, headers=headers)
     writer = MultipartWriter(OCTETS)
     head = writer.head(_part(request, length))
-    pieces = read_extents([Extent(head, stored.path, start, length, stored.offset)], writer.end)
-    return Streamed(pieces, writer.content_type, length=writer.length([head], [length]), headers={"ETag": tag})
+    extent = Extent(head, stored.path, start, length, stored.offset)
+    return StoredBytes([extent], writer.content_type, end=writer.end, headers={"ETag": tag})
 
 
 def _value(header: Dataset, pixels: Pixels | None, stored: StoredInstance, path: str) -> bytes:

@@ -21,7 +21,8 @@ from dicom_node.web.dicomweb.multipart import MultipartWriter
 from dicom_node.web.dicomweb.pixels import BIG_ENDIAN, EXPLICIT, Pixels, decoded_frame, pixels_of, stored_frame
 from dicom_node.web.dicomweb.resources import Resource, entity_tag, intact, resource_of, service_url, stored_instances
 from dicom_node.web.dicomweb.responses import Piece, Streamed, unchanged
-from dicom_node.web.dicomweb.stored import Extent, read_extents
+from dicom_node.web.dicomweb.stored import StoredBytes
+from dicom_node.web.wire import Extent
 from storage.archive import StoredInstance
 
 OCTETS: Final = "application/octet-stream"
@@ -128,9 +129,8 @@ def _native(
     heads = [writer.head(_part(content_type, f"{place}/{n}", size)) if offer.multipart else b"" for n in numbers]
     extents = [Extent(head, stored.path, start + (n - 1) * size, size, stored.offset) for head, n in zip(heads, numbers)]
     if not offer.multipart:
-        return Streamed(read_extents(extents), content_type, length=size, headers=headers)
-    length = writer.length(heads, [size] * len(heads))
-    return Streamed(read_extents(extents, writer.end), writer.content_type, length=length, headers=headers)
+        return StoredBytes(extents, content_type, headers=headers)
+    return StoredBytes(extents, writer.content_type, end=writer.end, headers=headers)
 
 
 def _chosen(ranges: Sequence[MediaRange], stored: StoredInstance, pixels: Pixels, *, single: bool) -> tuple[Offer, bool]:

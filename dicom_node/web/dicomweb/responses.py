@@ -49,7 +49,7 @@ class Streamed(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
-        sending = asyncio.ensure_future(self._send(send))
+        sending = asyncio.ensure_future(self._body(scope, send))
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
             await asyncio.wait((sending, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -60,7 +60,8 @@ class Streamed(Response):
             with contextlib.suppress(asyncio.CancelledError):
                 await sending
 
-    async def _send(self, send: Send) -> None:
+    async def _body(self, scope: Scope, send: Send) -> None:
+        """Send head and body."""
         loop = asyncio.get_running_loop()
         ahead = loop.run_in_executor(_THREADS, next, self.pieces, None)
         try:

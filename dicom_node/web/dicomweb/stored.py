@@ -1,28 +1,39 @@
-"""Bytes of stored instances, read ahead in order: a few megabytes at a time, one open file at a time."""
+"""Bytes of stored instances as a response: from their segments to the socket, or read in order where the socket is not ours."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from dicom_node.web.dicomweb.responses import Buffer, Piece
+from starlette.types import Scope, Send
+
+from dicom_node.web.dicomweb.responses import Buffer, Piece, Streamed
+from dicom_node.web.wire import Extent, check_still_there, send_extents, wire_of
 
 PIECE: Final = 4 << 20
+READ: Final = 1 << 20  # a client that takes this in a minute is not too slow
 
 
-class Extent:
-    """`length` bytes at `offset` of a segment, with what is sent before them; `file`: where the Part 10 file begins that holds them."""
+class StoredBytes(Streamed):
+    """A response made of extents of segments and what follows the last of them; its length is known."""
 
-    __slots__ = ("file", "head", "length", "offset", "path")
+    def __init__(
+        self, extents: Sequence[Extent], media_type: str, *, end: bytes = b"", status: int = 200, headers: Mapping[str, str] = {}
+    ) -> None:
+        length = sum(len(each.head) + each.length for each in extents) + len(end)
+        super().__init__(read_extents(extents, end), media_type, status=status, length=length, headers=headers)
+        self._extents = extents
+        self._last = end
 
-    def __init__(self, head: bytes, path: Path, offset: int, length: int, file: int) -> None:
-        self.head = head
-        self.path = path
-        self.offset = offset
-        self.length = length
-        self.file = file
+    async def _body(self, scope: Scope, send: Send) -> None:
+        wire = wire_of(scope)
+        if wire is None:
+            await super()._body(scope, send)
+            return
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send_extents(wire, self._extents, self._last)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def read_extents(extents: Sequence[Extent], end: bytes = b"") -> Iterator[Piece]:
@@ -46,14 +57,14 @@ def read_extents(extents: Sequence[Extent], end: bytes = b"") -> Iterator[Piece]
             buffers.append(extent.head)
             position, stop = extent.offset, extent.offset + extent.length
             while position < stop:
-                data = os.pread(descriptor, min(stop - position, PIECE - size), position)
+                data = os.pread(descriptor, min(stop - position, READ), position)
                 if not data:
                     raise OSError(f"{extent.path.name} ends at {position}")
                 buffers.append(data)
                 position += len(data)
                 size += len(data)
                 if position == stop:
-                    _still_there(descriptor, extent)
+                    check_still_there(descriptor, extent)
                 if size >= PIECE:
                     yield buffers
                     buffers, size = [], 0
@@ -61,9 +72,3 @@ def read_extents(extents: Sequence[Extent], end: bytes = b"") -> Iterator[Piece]
     finally:
         if descriptor >= 0:
             os.close(descriptor)
-
-
-def _still_there(descriptor: int, extent: Extent) -> None:
-    """A deletion punches a file's bytes: were they still there when the last of them was read?"""
-    if os.pread(descriptor, 4, extent.file + 128) != b"DICM":
-        raise OSError(f"what lay at {extent.offset} of {extent.path.name} was deleted meanwhile")

@@ -21,7 +21,8 @@ from dicom_node.web.dicomweb.multipart import MultipartWriter
 from dicom_node.web.dicomweb.ranges import requested_range
 from dicom_node.web.dicomweb.resources import Resource, entity_tag, intact, resource_of, service_url, stored_instances
 from dicom_node.web.dicomweb.responses import Piece, Streamed, unchanged
-from dicom_node.web.dicomweb.stored import Extent, read_extents
+from dicom_node.web.dicomweb.stored import StoredBytes
+from dicom_node.web.wire import Extent
 from storage.archive import StoredInstance
 from storage.members import file_meta
 
@@ -45,9 +46,9 @@ def instances(node: Node, transcoder: Transcoder) -> Callable[[Request], Respons
             return same
         status = 200 if len(sound) == len(stored) else 206
         headers = {"ETag": tag}
-        planned = [(each, _target(each, syntax)) for each in sound]
+        planned = [(each, target_syntax(each, syntax)) for each in sound]
         if not offer.multipart:
-            return _single(request, transcoder, *planned[0], headers)
+            return single_part(request, transcoder, *planned[0], headers)
         if all(target == each.transfer_syntax_uid for each, target in planned):
             return _as_stored(sound, service_url(request), status, headers)
         writer = MultipartWriter(DICOM)
@@ -81,7 +82,7 @@ def _can_be(stored: str, wanted: str) -> bool:
     return stored == wanted or wanted in transcode.targets(stored)
 
 
-def _target(stored: StoredInstance, wanted: str) -> str:
+def target_syntax(stored: StoredInstance, wanted: str) -> str:
     """The transfer syntax that an instance is sent in."""
     syntax = stored.transfer_syntax_uid
     if wanted in (AS_STORED, syntax) or (not wanted and syntax in (IMPLICIT, EXPLICIT)):
@@ -100,11 +101,10 @@ def _as_stored(stored: Sequence[StoredInstance], service: str, status: int, head
     writer = MultipartWriter(DICOM)
     heads = [writer.head({**_headers_of(each, each.transfer_syntax_uid, service), "Content-Length": str(each.length)}) for each in stored]
     extents = [Extent(head, each.path, each.offset, each.length, each.offset) for head, each in zip(heads, stored)]
-    length = writer.length(heads, [each.length for each in stored])
-    return Streamed(read_extents(extents, writer.end), writer.content_type, status=status, length=length, headers=headers)
+    return StoredBytes(extents, writer.content_type, end=writer.end, status=status, headers=headers)
 
 
-def _single(request: Request, transcoder: Transcoder, stored: StoredInstance, target: str, headers: dict[str, str]) -> Response:
+def single_part(request: Request, transcoder: Transcoder, stored: StoredInstance, target: str, headers: dict[str, str]) -> Response:
     data = None
     if target != stored.transfer_syntax_uid:
         try:
@@ -112,12 +112,13 @@ def _single(request: Request, transcoder: Transcoder, stored: StoredInstance, ta
         except TranscodeError as error:
             raise Unprocessable(f"the stored instance cannot be changed to {target}: {error}") from None
     wanted = requested_range(request, stored.length if data is None else len(data), headers["ETag"])
-    if data is not None:
-        pieces: Iterator[Piece] = iter([[data[wanted.start : wanted.start + wanted.length]]])
-    else:
-        pieces = read_extents([Extent(b"", stored.path, stored.offset + wanted.start, wanted.length, stored.offset)])
     name = {"Content-Disposition": f'attachment; filename="{stored.sop_uid}.dcm"', "Accept-Ranges": "bytes"}
-    return Streamed(pieces, DICOM, status=wanted.status, length=wanted.length, headers={**headers, **name, **wanted.headers})
+    every = {**headers, **name, **wanted.headers}
+    if data is None:
+        extent = Extent(b"", stored.path, stored.offset + wanted.start, wanted.length, stored.offset)
+        return StoredBytes([extent], DICOM, status=wanted.status, headers=every)
+    part = data[wanted.start : wanted.start + wanted.length]
+    return Streamed(iter([[part]]), DICOM, status=wanted.status, length=wanted.length, headers=every)
 
 
 def _transcoded(

@@ -194,12 +194,12 @@ def test_a_result_superseded_while_it_ran_is_kept_and_not_sent(tmp_path: Path, p
         handler: Any = node.infer._handlers["infer"]
         inner = handler._executor.execute
 
-        def late_meanwhile(request: Any, deadline: float) -> Any:
+        def late_meanwhile(request: Any, deadline: float, token: str) -> Any:
             handler._executor.execute = inner
             send(node, images[6:], tmp_path / "late")
             node.complete()
             node.route.step()
-            return inner(request, deadline)
+            return inner(request, deadline, token)
 
         handler._executor.execute = late_meanwhile
         node.work()
@@ -217,8 +217,8 @@ def test_a_study_deleted_while_its_run_was_under_way_does_not_come_back(tmp_path
         handler: Any = node.infer._handlers["infer"]
         inner = handler._executor.execute
 
-        def deleted_meanwhile(request: Any, deadline: float) -> Any:
-            answer = inner(request, deadline)
+        def deleted_meanwhile(request: Any, deadline: float, token: str) -> Any:
+            answer = inner(request, deadline, token)
             node.node.archive.delete_study(uid_of(images), who="me", reason="asked for")
             return answer
 
@@ -264,8 +264,8 @@ def test_a_worker_that_lost_its_job_leaves_nothing_behind(tmp_path: Path, pacs: 
         handler: Any = node.infer._handlers["infer"]
         inner = handler._executor.execute
 
-        def taken_meanwhile(request: Any, deadline: float) -> Any:
-            answer = inner(request, deadline)
+        def taken_meanwhile(request: Any, deadline: float, token: str) -> Any:
+            answer = inner(request, deadline, token)
             queue.release(lost, "taken by another")
             handler._executor.execute = inner
             assert node.infer.step()

@@ -129,7 +129,7 @@ def _begin(database: Database, archive_id: str, deletions: Sequence[Deletion]) -
     with database.begin() as connection:
         for table in (archive_info, study, tombstone):
             if connection.execute(select(func.count()).select_from(table)).scalar_one():
-                raise StorageError("the database to rebuild into is not empty")
+                raise StorageError("the database to rebuild into is not empty: stop the node, move the old index away, and try again")
         connection.execute(insert(archive_info).values(key="archive_id", value=archive_id))
         made = {entry.sop_uid: entry for entry in deletions if entry.run_key}
         for entry in made.values():

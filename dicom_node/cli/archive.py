@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node.cli import output
 from dicom_node.cli.common import command, configuration, group, quiet_node, who, with_json, with_reason
-from dicom_node.errors import EXIT_FAILED, EXIT_OK, CommandFailed
+from dicom_node.errors import EXIT_FAILED, EXIT_OK, CommandFailed, UsageError
 
 if TYPE_CHECKING:
     from dicom_node.node import Node
@@ -95,6 +95,9 @@ def _import(arguments: argparse.Namespace) -> int:
     from storage.importer import import_files
 
     config = configuration(arguments)
+    absent = [str(path) for path in arguments.paths if not path.exists()]
+    if absent:
+        raise UsageError(f"there is no {', '.join(absent)}")
     prepare(config)
     with quiet_node(config) as node:
         report = import_files(node.archive, arguments.paths, progress=_progress())
@@ -127,6 +130,9 @@ def _export(arguments: argparse.Namespace) -> int:
     with quiet_node(configuration(arguments)) as node:
         with node.database.read() as connection:
             uids = arguments.study or [each.study_uid for each in index.studies(connection, limit=10_000_000)]
+            unknown = [uid for uid in arguments.study or () if index.study_record(connection, uid) is None]
+        if unknown:
+            raise CommandFailed(f"no study {', '.join(unknown)}")
         report = export(node.archive, arguments.directory, uids, progress=_progress())
     _report(arguments, report, f"{report.instances} instances, {output.size(report.size)}, in {report.directory}")
     for uid, why in report.failed:

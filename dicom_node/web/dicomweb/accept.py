@@ -76,7 +76,11 @@ def accepted(request: Request) -> list[MediaRange]:
         It cannot be read.
     """
     named = request.query_params.getlist("accept")
-    text = ",".join(named) if named else ",".join(request.headers.getlist("accept"))
+    return ranges_of(",".join(named) if named else ",".join(request.headers.getlist("accept")))
+
+
+def ranges_of(text: str) -> list[MediaRange]:
+    """The media ranges of an Accept header's text, best first; raises BadRequest."""
     if len(text) > MAX_ACCEPT:
         raise BadRequest(f"Accept is longer than {MAX_ACCEPT} characters")
     ranges = list(_ranges(text))

@@ -29,7 +29,7 @@ from storage.archive import StoredInstance
 
 JPEG, PNG = "image/jpeg", "image/png"
 MAX_RENDERED: Final = 100
-_RENDERERS: Final = threading.BoundedSemaphore(2)  # pictures made at a time: each takes a processor
+RENDERERS: Final = threading.BoundedSemaphore(2)  # pictures made at a time: each takes a processor
 
 
 def rendered(node: Node, transcoder: Transcoder, *, thumbnail: bool = False) -> Callable[[Request], Response]:
@@ -54,7 +54,7 @@ def rendered(node: Node, transcoder: Transcoder, *, thumbnail: bool = False) -> 
             return same
 
         def one(number: int) -> bytes:
-            with _RENDERERS:
+            with RENDERERS:
                 return encoded(picture_of(stored, pixels, number, rendering, transcoder), offer.media_type, rendering)
 
         if not offer.multipart:

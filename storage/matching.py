@@ -248,6 +248,21 @@ def pattern_matches(pattern: Pattern, text: str) -> bool:
 
 def _wildcard(pattern: str, text: str) -> bool:
     """Match ``*`` and ``?`` in at most len(pattern) * len(text) steps, without a regular expression."""
+    if "?" in pattern:
+        return _wildcard_by_character(pattern, text)
+    first, *pieces, last = pattern.split("*")
+    position, end = len(first), len(text) - len(last)
+    if end < position or not text.startswith(first) or not text.endswith(last):
+        return False
+    for piece in pieces:
+        position = text.find(piece, position, end)
+        if position < 0:
+            return False
+        position += len(piece)
+    return True
+
+
+def _wildcard_by_character(pattern: str, text: str) -> bool:
     at = position = 0
     star, resume = -1, 0
     while position < len(text):

@@ -55,6 +55,7 @@ _PARENT = {
     Level.IMAGE: instance.c.series_pk == series.c.pk,
 }
 _NARROW = frozenset({*UNIQUE_KEYS.values(), 0x00080050})  # equal to one of these, few rows are left
+_INDEXED = _NARROW | {PATIENT_NAME, 0x00080020}
 _SEARCH = "patient_name_search"
 _search = table(_SEARCH, column("rowid", Integer), column(_SEARCH, Text))
 
@@ -125,7 +126,8 @@ class _Builder:
             return self.matching(*values, highest=shown)
         # First which entities, then what is told of them: otherwise all matches would be computed to sort them and drop most.
         newest = level in (Level.PATIENT, Level.STUDY)
-        by = func.abs(key) if plan.conditions else key  # no index of this order: that of the conditions is the better one
+        # An expression has no index of its order, so that of a condition is used; without one, the first of the order are soon found.
+        by = func.abs(key) if any(each.attribute.tag in _INDEXED for each in plan.conditions) else key
         chosen = self.matching(key).order_by(by.desc() if newest else by)
         page = chosen.limit(-1 if limit is None and self._sqlite else limit).offset(offset).subquery("page")
         source = _joined(level, shown).join(page, page.c.pk == key)

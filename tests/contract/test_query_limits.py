@@ -1,0 +1,114 @@
+"""Hostile and oversized queries, and what a long read means to the writer."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from typing import Any
+
+import pytest
+from sqlalchemy import insert
+
+from storage.attributes import Level
+from storage.database import Database
+from storage.matching import MAX_TERMS
+from storage.names import name_keys
+from storage.query import CHUNK, Key, Query, QueryError, count, plan, stream
+from storage.schema import patient, study
+from tests.contract.fill import add_study
+
+NAME, STUDY_UID, DESCRIPTION = 0x00100010, 0x0020000D, 0x00081030
+HOSTILE = [
+    "%' OR 1=1 --",
+    "a\\%",
+    '"',
+    "'; DROP TABLE study; --",
+    "*a" * 100 + "*b",
+    "?" * 200,
+    "!_%",
+    "NEAR(a b)",
+    "a OR b",
+    "\U0010ffff*",
+]
+STUDIES = 3 * CHUNK
+
+
+@pytest.fixture
+def index(database: Database) -> Database:
+    with database.begin() as connection:
+        names = ["a" * 600, 'O"Neil^%_!', "a OR b^c"]
+        people = [{"patient_id": f"P{at}", "name": name, **name_keys("name", name)} for at, name in enumerate(names)]
+        pks = list(connection.scalars(insert(patient).returning(patient.c.pk), people))
+        same = {"first_received_at": 0, "last_received_at": 0, "study_description": "a" * 600}
+        rows = [{"study_uid": f"1.2.{at}", "patient_pk": pks[at % 3], **same} for at in range(STUDIES)]
+        connection.execute(insert(study), rows)
+    return database
+
+
+def ask(database: Database, *keys: Key, **options: Any) -> list[tuple[Any, ...]]:
+    return list(stream(database, plan(Query(Level.STUDY, keys, **options))))
+
+
+@pytest.mark.parametrize("wanted", HOSTILE)
+@pytest.mark.parametrize("fuzzy", [False, True])
+def test_a_hostile_value_is_a_value(index: Database, wanted: str, fuzzy: bool) -> None:
+    started = time.process_time()
+    for tag in (NAME, DESCRIPTION, 0x00080060, 0x00080061, 0x00100020):
+        ask(index, Key(STUDY_UID, "UI"), Key(tag, "UN", wanted), fuzzy=fuzzy)
+    assert time.process_time() - started < 5
+    assert len(ask(index, Key(STUDY_UID, "UI"))) == STUDIES
+
+
+def test_characters_of_like_and_of_the_search_stand_for_themselves(index: Database) -> None:
+    assert count(index, plan(Query(Level.PATIENT, (Key(NAME, "PN", '*o"neil^%_!'),)))) == 1
+    assert count(index, plan(Query(Level.PATIENT, (Key(NAME, "PN", "*A or b*"),)))) == 1
+    assert count(index, plan(Query(Level.PATIENT, (Key(NAME, "PN", "*neil^___"),)))) == 0
+
+
+def test_a_long_list_of_uids_is_answered_and_a_longer_one_refused(index: Database) -> None:
+    wanted = [f"1.2.{number}" for number in range(MAX_TERMS)]
+    assert len(ask(index, Key(STUDY_UID, "UI", wanted))) == STUDIES
+    with pytest.raises(QueryError, match="StudyInstanceUID: a list of 1000000 values"):
+        plan(Query(Level.STUDY, (Key(STUDY_UID, "UI", "\\".join(["1.2"] * 1_000_000)),)))
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "why"),
+    [
+        (NAME, "secret" * 1000, "PatientName: a value to match of more than"),
+        (0x00280010, "secret", "Rows: a whole number is meant"),
+        (0x00280010, "9" * 30, "Rows: the number is out of range"),
+        (0x00201208, "1-2", "NumberOfStudyRelatedInstances: a whole number"),
+    ],
+)
+def test_what_cannot_be_matched_is_refused_by_name_and_without_its_value(tag: int, value: str, why: str) -> None:
+    with pytest.raises(QueryError, match=why) as refused:
+        plan(Query(Level.IMAGE, (Key(tag, "UN", value),)))
+    assert "secret" not in str(refused.value)
+
+
+def test_keys_of_the_message_and_of_nowhere_are_no_columns(index: Database) -> None:
+    keys = (Key(0x00080005, "CS", "ISO_IR 192"), Key(0x00080052, "CS", "STUDY"), Key(0x00090010, "LO", "X"), Key(0x00020010, "UI"))
+    planned = plan(Query(Level.STUDY, (*keys, Key(STUDY_UID, "UI", "1.2.1"))))
+    assert [column.tag for column in planned.columns] == [STUDY_UID]
+    assert planned.unsupported == (0x00090010, 0x00020010)
+
+
+def test_a_read_under_way_sees_one_moment_and_blocks_no_writer(index: Database) -> None:
+    planned = plan(Query(Level.STUDY, (Key(STUDY_UID, "UI"),)))
+    with closing(stream(index, planned)) as rows:
+        next(rows)
+        add_study(index, "1.3")
+        assert sum(1 for _ in rows) == STUDIES - 1
+    assert count(index, planned) == STUDIES + 1
+
+
+def test_a_read_can_be_stopped_from_outside(index: Database) -> None:
+    class StoppedError(Exception): ...
+
+    def stop() -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        list(stream(index, plan(Query(Level.STUDY, (Key(STUDY_UID, "UI"),))), check=stop))
+    assert len(ask(index, Key(STUDY_UID, "UI"))) == STUDIES

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import blake3
 import structlog
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
 SPOOL_IN_MEMORY = 128 << 10
 # SOP Classes of objects that a node like this one makes: structured reports, segmentations, key objects, presentation states,
 # secondary captures, parametric maps, encapsulated documents. Only these can be our own results coming back.
@@ -372,6 +373,7 @@ class InstanceWriter:
         return same_content((existing.path, existing.offset, existing.length), ours)
 
     def _own_result(self, header: Header, digest: str) -> Receipt:
+        self._mend_own(header, digest)
         self._undo()
         with self._archive.database.begin() as connection:
             audit.record(
@@ -384,6 +386,15 @@ class InstanceWriter:
                 at=self._archive.clock(),
             )
         return Receipt(Outcome.OWN_RESULT, header.study_uid, header.series_uid, header.sop_uid, digest)
+
+    def _mend_own(self, header: Header, digest: str) -> None:
+        """Where our own copy is broken, take the bytes that came back; the answer does not hang on it."""
+        from storage.repair import repair_emitted
+
+        try:
+            self._copy_out(lambda source, offset: repair_emitted(self._archive, header, digest, source, offset, self._length))
+        except StorageError as error:
+            log.warning("instance.not_repaired", sop_uid=header.sop_uid, why=str(error))
 
     def _quarantine(self, kind: str, reason: str, digest: str, header: Header | None = None, known: Known | None = None) -> Receipt:
         from storage import quarantine, quarantine_file
@@ -402,7 +413,7 @@ class InstanceWriter:
         log.warning("instance.quarantined", kind=kind, sop_uid=info.sop_uid, reason=reason)
         return Receipt(outcome, info.study_uid, info.series_uid, info.sop_uid, digest, reason[:64])
 
-    def _copy_out(self, write: Callable[[int, int], str]) -> str:
+    def _copy_out(self, write: Callable[[int, int], T]) -> T:
         if self._segment is not None:
             assert self._layout is not None
             return write(self._segment.descriptor, self._segment.end + self._layout.prefix_length + len(self._layout.meta))

@@ -1,11 +1,13 @@
 """An instance whose stored bytes are broken gets whole ones when they arrive again: another place, no damage, nothing else.
 
-The same bytes were received before, so the study's revision and completion stay. What is known of the receipt is that of the bytes kept
-now. The broken ones go as deleted ones do: a tombstone names their place, so that a rebuild takes the whole ones.
+That holds for what was received, and for an object of our own that a PACS sends back. The same bytes were received before, so the
+study's revision and completion stay. What is known of the receipt is that of the bytes kept now. The broken ones go as deleted ones do: a
+tombstone names their place, so that a rebuild takes the whole ones.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,11 @@ import structlog
 from sqlalchemy import Connection, Select, delete, insert, select, update
 
 from storage import audit, deletion
+from storage.disk import translated
 from storage.errors import Damaged, IndexUnavailable, StorageError
 from storage.journal import Deletion, MemberSpan
 from storage.members import MemberInfo, layout_of
-from storage.rows import Entry
+from storage.rows import Entry, Place
 from storage.scan import digest_of
 from storage.schema import instance, instance_header, location, segment, tombstone
 from storage.segments import Segment
@@ -24,11 +27,13 @@ from storage.writer import OutcomeUnknown
 
 if TYPE_CHECKING:
     from storage.archive import Archive
+    from storage.headers import Header
 
 log = structlog.get_logger()
 
 REASON = "its bytes were broken and came again"
 ATTEMPTS = 3
+CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,84 @@ def repair(archive: Archive, entry: Entry, info: MemberInfo, held: Segment) -> i
     raise Damaged("stored bytes are broken and could not be replaced")
 
 
+def repair_emitted(archive: Archive, header: Header, digest: str, source: int, offset: int, length: int) -> bool:
+    """Give an object of our own, whose stored bytes are broken, those that came back: `length` of them at `offset` of descriptor `source`.
+
+    It stays what it was: emitted, of its run, with the time it was made. Tells whether there was something to repair.
+
+    Raises
+    ------
+    StorageError
+        As `repair`; or there is no space for it.
+    """
+    query = select(*(instance.c[name] for name in ("sop_class_uid", "transfer_syntax_uid", "received_at", "run_key", "revision")))
+    with archive.database.read() as connection:
+        row = connection.execute(_of_emitted(query, header, digest)).one_or_none()
+        place = connection.execute(_of_emitted(_places(), header, digest)).one_or_none()
+    if row is None or place is None or _is_whole(archive, Stored(**place._mapping), digest):
+        return False
+    info = MemberInfo(
+        study_uid=header.study_uid,
+        series_uid=header.series_uid,
+        sop_uid=header.sop_uid,
+        sop_class_uid=row.sop_class_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        digest=digest,
+        received_at=row.received_at,
+        origin="emitted",
+        run_key=row.run_key or "",
+        revision=row.revision,
+    )
+    held = archive.pool.borrow(header.study_uid)
+    try:
+        entry = _append(held, header, info, source, offset, length)
+        held.sync()
+        held.pk = repair(archive, entry, info, held) or held.pk
+        held.advance(entry.place.offset + entry.place.length)
+    except OutcomeUnknown:
+        held.close()
+        raise
+    except BaseException:
+        held.abandon()
+        raise
+    finally:
+        archive.pool.give_back(held)
+    return True
+
+
+def _append(held: Segment, header: Header, info: MemberInfo, source: int, offset: int, length: int) -> Entry:
+    layout = layout_of(info)
+    start, size = held.append_at, len(layout.meta) + length
+    at = start + layout.prefix_length
+    held.write([layout.meta], at, len(layout.meta))
+    for done in range(0, length, CHUNK):
+        with translated():
+            piece = os.pread(source, min(CHUNK, length - done), offset + done)
+        held.write([piece], at + len(layout.meta) + done, len(piece))
+    held.write([layout.headers(digest=info.digest, received_at=info.received_at, length=size)], start, layout.prefix_length)
+    return Entry(
+        header=header,
+        sop_class_uid=info.sop_class_uid,
+        transfer_syntax_uid=info.transfer_syntax_uid,
+        digest=info.digest,
+        data_length=length,
+        received_at=info.received_at,
+        place=Place(held.name, held.pk, start, at, size, len(layout.meta)),
+        origin="emitted",
+        run_key=info.run_key,
+    )
+
+
+def _of_emitted(query: Select[Any], header: Header, digest: str) -> Select[Any]:
+    return query.where(instance.c.sop_uid == header.sop_uid, instance.c.digest == digest, instance.c.origin == "emitted")
+
+
 def _stored(entry: Entry) -> Select[Any]:
+    ours = instance.c.origin == "emitted" if entry.origin == "emitted" else instance.c.origin != "emitted"
+    return _places().where(instance.c.sop_uid == entry.header.sop_uid, instance.c.digest == entry.digest, ours)
+
+
+def _places() -> Select[Any]:
     return (
         select(
             instance.c.pk,
@@ -95,7 +177,6 @@ def _stored(entry: Entry) -> Select[Any]:
         )
         .join(location, (location.c.instance_pk == instance.c.pk) & (location.c.instance_revision == instance.c.revision))
         .join(segment, segment.c.pk == location.c.segment_pk)
-        .where(instance.c.sop_uid == entry.header.sop_uid, instance.c.digest == entry.digest, instance.c.origin != "emitted")
     )
 
 

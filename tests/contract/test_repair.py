@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
-from storage import deletion, quarantine, schema
-from storage.archive import Archive, Outcome
+from storage import deletion, quarantine, recovery, schema
+from storage.archive import Archive, EmittedObject, Outcome
 from storage.database import Database, open_database
 from storage.errors import IndexUnavailable
 from storage.integrity import verify
 from storage.reindex import reindex
 from tests.contract.test_archive import archive, count, disk, image, put, revision, segments  # noqa: F401 - fixtures
+from tests.datasets import EXPLICIT, SEG, dataset
 from tests.segments import listed
 
 Harm = Callable[[Archive], object]
@@ -179,3 +180,46 @@ def test_a_kill_before_the_broken_bytes_went_is_finished_at_the_next_start(
     archive.recover()
     assert verify(archive).ok
     assert [name for path in segments(archive) for name in listed(path) if not name.startswith(".deleted/")] == ["1.2.1/1.2.1.1.dcm"]
+
+
+@pytest.mark.parametrize("harm", [change, mark, cut, remove])
+@pytest.mark.parametrize("named", [False, True], ids=["by its UID", "by its device too"])
+def test_an_object_of_our_own_that_comes_back_mends_ours(archive: Archive, tmp_path: Path, harm: Harm, named: bool) -> None:  # noqa: F811
+    put(archive, *image(2))
+    data = dataset("1.2", "1.2.1", UID, sop_class=SEG, modality="SEG", description="2.25.777" if named else "")
+    made = EmittedObject(SEG, UID, "1.2", "1.2.1", EXPLICIT, data, "k" * 64)
+    archive.store_emitted([made], in_transaction=lambda connection: None)
+    before, told = revision(archive), [each for each in facts(archive.database) if each[1] == UID]
+    other = dataset("1.2", "1.2.1", UID, sop_class=SEG, modality="SEG", patient_id="COERCED")
+    assert put(archive, data, UID, sop_class=SEG).outcome is Outcome.OWN_RESULT
+    assert count(archive, schema.tombstone) == 0, "whole as it is"
+    harm(archive)
+    assert put(archive, other, UID, sop_class=SEG).outcome is Outcome.OWN_RESULT
+    assert count(archive, schema.tombstone) == 0, "other bytes mend nothing"
+    assert put(archive, data, UID, sop_class=SEG, pieces=3).outcome is Outcome.OWN_RESULT
+    stored = archive.open_instance(UID)
+    assert (stored.status, stored.read().endswith(data)) == ("OK", True)
+    assert revision(archive) == before
+    if harm is remove:
+        put(archive, *image(2))
+    assert [each for each in facts(archive.database) if each[1] == UID] == told, "the receipt is no new one"
+    with archive.database.read() as connection:
+        row = connection.execute(select(schema.instance).where(schema.instance.c.sop_uid == UID)).one()
+    assert (row.origin, row.run_key) == ("emitted", "k" * 64)
+    assert verify(archive).ok
+    assert rebuilt(archive, tmp_path) == facts(archive.database)
+
+
+def test_a_row_that_became_durable_while_its_segment_was_recovered_keeps_its_bytes(
+    archive: Archive,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in (1, 2):
+        put(archive, *image(number))
+    archive.pool.close()
+    monkeypatch.setattr(recovery, "_known", lambda *asked: (0, set()))  # the rows were looked for just before they were there
+    report = archive.recover()
+    assert report.discarded == []
+    assert archive.open_instance(UID).read().endswith(image(1)[0])
+    assert verify(archive).ok
+    assert count(archive, schema.instance) == count(archive, schema.location) == 2

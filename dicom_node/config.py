@@ -1,6 +1,6 @@
 """One TOML file, read once into frozen models. A wrong key or value is refused with its name, what stands there, and the way out.
 
-[node] [dimse] [dimse.tls] [web] [database] [archive] [study] [delivery] [commitment] [executor] [log]   one class each, below
+[node] [dimse] [dimse.tls] [web] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [log]   one class each, below
 [[peer]]   Peer          [[rule]]   Rule
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import tomllib
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -159,6 +160,35 @@ class CommitmentTable(Table):
     resend: Annotated[int, Field(ge=0)] = 3
 
 
+class RetentionRule(Table):
+    """When studies go, whose instances all came from ``sources`` (AE titles with wildcards, or "imported"): ``after`` so long, or
+    ``when_low`` so long once the disk is low. ``needs``: what must have happened to the received instances elsewhere; ``results_need``:
+    to the results (as ``needs``, but "delivered" where that is "nothing"). ``peers``: those that count for it; empty: any."""
+
+    name: Name
+    sources: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+    after: Duration | None = None
+    when_low: Duration | None = None
+    needs: Literal["committed", "delivered", "nothing"] = "committed"
+    results_need: Literal["committed", "delivered", "nothing"] | None = None
+    peers: tuple[Name, ...] = ()
+
+    @model_validator(mode="after")
+    def _some_time(self) -> RetentionRule:
+        if self.after is None and self.when_low is None:
+            raise ValueError("after or when_low is needed: without either nothing ever goes")
+        return self
+
+
+class RetentionTable(Table):
+    """What may be deleted, and when. Below ``keep_free`` bytes of free disk nothing is pulled from peers, and rules with ``when_low``
+    apply; below [archive] min_free stores are refused. Without a rule nothing is ever deleted."""
+
+    keep_free: Size = 0
+    batch: Annotated[int, Field(ge=1, le=1000)] = 20
+    rule: tuple[RetentionRule, ...] = ()
+
+
 class ExecutorTable(Table):
     """Where models run. ``deadline`` ends a run that takes longer; ``attempts`` is how often a crashed one is tried again."""
 
@@ -239,6 +269,7 @@ class Config(Table):
     study: StudyTable = StudyTable()
     delivery: DeliveryTable = DeliveryTable()
     commitment: CommitmentTable = CommitmentTable()
+    retention: RetentionTable = RetentionTable()
     executor: ExecutorTable = ExecutorTable()
     jobs: JobsTable = JobsTable()
     log: LogTable = LogTable()
@@ -287,6 +318,7 @@ def _contradictions(config: Config) -> list[str]:
                 problems.append(f"rule '{rule.name}' delivers to '{name}', and there is no [[peer]] of that name")
             elif peers[name].host is None:
                 problems.append(f"rule '{rule.name}' delivers to '{name}', whose [[peer]] has no host and port")
+    problems += _retention_contradictions(config, peers)
     sqlite = config.database_url.startswith("sqlite")
     if sqlite and config.dimse.receivers > 1:
         problems.append(
@@ -306,6 +338,26 @@ def _contradictions(config: Config) -> list[str]:
         )
     named = [token.name for token in web.tokens]
     problems += [f"two web.tokens are called '{name}'" for name in sorted(set(named)) if named.count(name) > 1]
+    return problems
+
+
+def _retention_contradictions(config: Config, peers: Mapping[str, Peer]) -> list[str]:
+    retention = config.retention
+    names = [rule.name for rule in retention.rule]
+    problems = [f"two [[retention.rule]] tables are called '{name}'" for name in sorted(set(names)) if names.count(name) > 1]
+    if retention.keep_free and retention.keep_free < config.archive.min_free:
+        problems.append(
+            f"retention.keep_free = {retention.keep_free} is below archive.min_free = {config.archive.min_free}, where stores are refused "
+            "already; make it larger"
+        )
+    for rule in retention.rule:
+        if rule.when_low is not None and not retention.keep_free:
+            problems.append(f"retention rule '{rule.name}' has when_low, and no [retention] keep_free says when the disk is low")
+        for name in rule.peers:
+            if name not in peers:
+                problems.append(f"retention rule '{rule.name}' counts on '{name}', and there is no [[peer]] of that name")
+            elif "committed" in (rule.needs, rule.results_need) and not peers[name].commitment:
+                problems.append(f"retention rule '{rule.name}' needs '{name}' to commit, and its [[peer]] has no commitment = true")
     return problems
 
 

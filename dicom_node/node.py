@@ -25,6 +25,7 @@ from storage.archive import Archive, ArchiveSettings, IngestSession, Source
 from storage.database import Database, open_database
 from storage.errors import IndexUnavailable
 from storage.jobs import Backoff, JobQueue
+from storage.retention import DiskState, Need, Purger, RetentionRule, disk_state
 from storage.schema import archive_info, run
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ class Node:
     def queue(self, *, backoff: Backoff | None = None) -> JobQueue:
         return JobQueue(self.database, clock=self.clock, backoff=backoff, lease=self.config.jobs.lease)
 
+    def disk_state(self) -> DiskState:
+        """How the archive's disk stands to its two watermarks. Whoever pulls from peers asks first, and pulls only while it is OK."""
+        return disk_state(self.archive, self.config.retention.keep_free)
+
     def ring(self, name: str) -> None:
         """Tell other processes that there is work."""
         nudge.ring(self.config.runtime_dir, name)
@@ -126,6 +131,21 @@ def open_node(config: Config, role: str, *, clock: Clock = clocks.system) -> Ite
 def archive_settings(config: Config) -> ArchiveSettings:
     """The archive's own settings."""
     return ArchiveSettings(min_free=config.archive.min_free, max_segment=config.archive.segment_size)
+
+
+def retention_rules(config: Config) -> list[RetentionRule]:
+    """The configured rules, in their order."""
+    rules = []
+    for rule in config.retention.rule:
+        needs = Need(rule.needs)
+        results = Need(rule.results_need) if rule.results_need else (Need.DELIVERED if needs is Need.NOTHING else needs)
+        rules.append(RetentionRule(rule.name, rule.sources, rule.after, rule.when_low, needs, results, rule.peers))
+    return rules
+
+
+def build_purger(node: Node) -> Purger:
+    """What carries out retention."""
+    return Purger(node.archive, retention_rules(node.config), keep_free=node.config.retention.keep_free)
 
 
 def own_device_uids(config: Config, database: Database, archive_id: str) -> set[str]:
@@ -349,7 +369,7 @@ def build_inference_worker(node: Node, executor: Executor) -> Worker:
 
     queue = node.queue(backoff=Backoff(base=node.config.executor.backoff))
     handler = InferHandler(
-        node.config, node.database, node.archive, queue, executor, archive_id=node.archive_id, clock=node.clock, ring=node.ring
+        node.config, node.database, node.archive, queue, executor=executor, archive_id=node.archive_id, clock=node.clock, ring=node.ring
     )
     bell = nudge.Doorbell(node.config.runtime_dir, "infer")
     return Worker(queue, ["infer"], {"infer": handler}, name=f"{node.process}/{executor.device}", bell=bell)

@@ -11,7 +11,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import func, select
 
-from dicom_node.node import Node
+from dicom_node.node import Node, build_purger
 from storage import associations, audit, commitments, completion, deletion, deliveries, header_json, integrity, runs
 from storage.completion import CompletionPolicy
 from storage.errors import IndexUnavailable
@@ -46,6 +46,7 @@ class Duties:
         self._headers: HeaderMaker | None = None
         self._headers_wait_since: float | None = None
         self._just_completed: deque[str] = deque()
+        self._purger = build_purger(node)
 
     def complete_studies(self) -> int:
         """Complete the studies that are quiet, and wake who routes them."""
@@ -129,6 +130,11 @@ class Duties:
             log.warning("disk.low", free_bytes=free, stops_at=self._node.config.archive.min_free)
 
 
+    def retain(self) -> int:
+        """Delete, a few studies at a time, what the retention rules let go."""
+        report = self._purger.batch(most=self._node.config.retention.batch)
+        return len(report.gone)
+
     def forget_commitments(self) -> int:
         """Remove the storage commitment transactions that were reported long ago; what was committed stays in the audit."""
         with self._node.database.begin() as connection:
@@ -180,6 +186,7 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
         (duties.watch_disk, 60.0),
         (duties.scrub, 3600.0),
         (duties.forget_commitments, 3600.0),
+        (duties.retain, 30.0),
     ]
     for duty, seconds in every:
         soon = datetime.now().astimezone() + timedelta(seconds=min(seconds, 0.2))

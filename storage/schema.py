@@ -431,6 +431,16 @@ delivery_instance = Table(
 )
 Index("ix_delivery_instance_sop", delivery_instance.c.sop_uid)
 
+retention_hold = Table(
+    "retention_hold",
+    metadata,
+    # Studies that a person keeps from retention, whatever the rules say.
+    Column("study_uid", Text, primary_key=True),
+    Column("held_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("held_at", Float, nullable=False),
+)
+
 commitment_request = Table(
     "commitment_request",
     metadata,

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from dicom_node.node import Node
 from storage.metrics import IndexMetrics, collect
+from storage.retention import DiskState
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -28,6 +29,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dicom_node_commitment_unreported_seconds": ("Age of the oldest storage commitment asked of us and not reported yet", ("peer",)),
     "dicom_node_quarantine_held": ("Quarantined instances that wait for a decision", ()),
     "dicom_node_header_backlog": ("Instances without their header JSON", ()),
+    "dicom_node_pulling_stopped": ("1 while so little disk is free that nothing is pulled from peers, else 0", ()),
     "dicom_node_disk_free_bytes": ("Free space of the archive's disk", ()),
 }
 
@@ -52,6 +54,7 @@ class _Figures(Collector):
             committing=[peer.name for peer in peers if peer.commitment],
             asking=[peer.name for peer in peers if peer.may_commit],
         )
+        values["dicom_node_pulling_stopped"] = {(): float(self._node.disk_state() is not DiskState.OK)}
         values["dicom_node_disk_free_bytes"] = {(): float(self._node.archive.free_bytes())}
         for name, (text, labels) in METRICS.items():
             family = GaugeMetricFamily(name, text, labels=labels)

@@ -247,8 +247,11 @@ class Archive:
 
     def stored(self, row: Row[*tuple[Any, ...]]) -> StoredInstance:
         """One row of `STORED` as an instance."""
-        values = dict(row._mapping)
-        return StoredInstance(path=self.root / values.pop("name"), **values)
+        name, sop_uid, sop_class, study_uid, series_uid, syntax, digest, offset, length, meta_length, number, status = row
+        path = self.root / name
+        return StoredInstance(
+            sop_uid, sop_class, study_uid, series_uid, syntax, digest, path, offset, length, meta_length, number, status
+        )
 
     # -- upkeep ---------------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""``echo`` and ``send``: the node's own SCU at the command line."""
+"""``echo``, ``send``, ``move`` and ``get``: the node's own SCU at the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from dicom_node.config import Config, Peer, find_file, load
 from dicom_node.errors import CommandFailed, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dicom_node.dimse.scu import StoreItem
+    from dicom_node.dimse.scu_retrieve import RetrieveResponse, Wanted
 
 
 def add(commands: Any) -> None:
@@ -35,6 +38,7 @@ def add(commands: Any) -> None:
     send.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="DICOM file, or folder of such")
     with_json(send)
     send.set_defaults(run=_send)
+    _add_retrieve(commands)
 
 
 def _target(parser: argparse.ArgumentParser) -> None:
@@ -91,3 +95,91 @@ def _send(arguments: argparse.Namespace) -> int:
 
 def _row(item: StoreItem, status: int, comment: str) -> dict[str, Any]:
     return {"sop_instance_uid": item.sop_instance_uid, "status": f"{status:04X}", "comment": comment}
+
+
+# --- retrieve
+
+
+def _add_retrieve(commands: Any) -> None:
+    move = command(
+        commands,
+        "move",
+        "have a peer send a study, series or instance to another AE, by C-MOVE",
+        example="dicom-node move pacs DICOM_NODE --study 1.2.3",
+    )
+    _target(move)
+    move.add_argument("destination", metavar="AE", help="AE title that the peer is to send to; the peer has to know it")
+    _wanted(move)
+    move.set_defaults(run=_move)
+    get = command(
+        commands,
+        "get",
+        "fetch a study, series or instance from a peer into a folder, by C-GET",
+        example="dicom-node get 127.0.0.1:11112 --called DICOM_NODE --study 1.2.3 --out ./study",
+    )
+    _target(get)
+    _wanted(get)
+    get.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where the files go (default: here)")
+    get.set_defaults(run=_get)
+
+
+def _wanted(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--study", required=True, metavar="UID", help="Study Instance UID")
+    parser.add_argument("--series", metavar="UID", help="Series Instance UID: this series only")
+    parser.add_argument("--instance", metavar="UID", help="SOP Instance UID: this instance only; needs --series")
+    with_json(parser)
+
+
+def _wanted_of(arguments: argparse.Namespace) -> Wanted:
+    from dicom_node.dimse.scu_retrieve import Wanted
+
+    if arguments.instance and not arguments.series:
+        raise UsageError("--instance needs --series: a retrieve names every level above its own")
+    level = "IMAGE" if arguments.instance else "SERIES" if arguments.series else "STUDY"
+    series = (arguments.series,) if arguments.series else ()
+    return Wanted(level, (arguments.study,), series, (arguments.instance,) if arguments.instance else ())
+
+
+def _move(arguments: argparse.Namespace) -> int:
+    from dicom_node.dimse.scu_retrieve import move, move_contexts
+    from dicom_node.work.associating import associate_peer
+
+    config, peer = _peer(arguments)
+    wanted = _wanted_of(arguments)
+    with associate_peer(config, peer, move_contexts()) as association:
+        response = _last(move(association, arguments.destination, wanted))
+    return _tell(arguments, response, f"sent to {arguments.destination}")
+
+
+def _get(arguments: argparse.Namespace) -> int:
+    from dicom_node.dimse.scu_retrieve import get
+    from dicom_node.fetching import FolderSink, associate_for_get
+
+    config, peer = _peer(arguments)
+    wanted = _wanted_of(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    sink = FolderSink(arguments.out)
+    with associate_for_get(config, peer) as association:
+        response = _last(get(association, wanted, sink.take))
+    return _tell(arguments, response, f"written to {arguments.out}")
+
+
+def _last(responses: Iterator[RetrieveResponse]) -> RetrieveResponse:
+    """The final response; how far it is shows on the way."""
+    for response in responses:
+        if response.final:
+            return response
+        counts = response.counts
+        output.note(f"{counts.completed + counts.warning} done, {counts.failed} failed, {counts.remaining} to come")
+    raise CommandFailed("the peer sent no final response")
+
+
+def _tell(arguments: argparse.Namespace, response: RetrieveResponse, done: str) -> int:
+    counts = response.counts
+    if arguments.json:
+        output.data({"status": f"{response.status:04X}", "comment": response.comment, **counts._asdict()})
+    else:
+        output.line(f"{counts.completed + counts.warning} instances {done}, {counts.failed} failed ({response.status:04X})")
+        if response.comment:
+            output.line(response.comment)
+    return 0 if response.status == 0 or (response.status == 0xB000 and not counts.failed) else 1

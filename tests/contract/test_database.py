@@ -74,3 +74,29 @@ def test_a_raw_connection_says_begin_and_commit_itself(database: Database) -> No
         assert keys(database) == ["raw"]
     finally:
         raw.close()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_only_a_durable_transaction_waits_for_the_disk(database: Database, durable: bool) -> None:
+    ask, answers = ("PRAGMA synchronous", (2, 1)) if database.dialect == "sqlite" else ("SHOW synchronous_commit", ("on", "off"))
+    for _ in range(2):  # a pooled connection keeps nothing of the transaction before
+        with database.begin(durable=durable) as connection:
+            connection.execute(insert(archive_info).values(key=f"{_}", value="1"))
+            assert connection.exec_driver_sql(ask).scalar() == answers[0 if durable else 1]
+        with database.begin() as connection:
+            assert connection.exec_driver_sql(ask).scalar() == answers[0]
+    assert keys(database) == ["0", "1"]
+
+
+@pytest.mark.parametrize("database_url", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True)
+def test_a_postgresql_server_that_vanished_is_noticed_within_seconds(database: Database) -> None:
+    raw = database.raw()
+    with raw, database.begin() as connection:
+        for driver in (raw, connection.connection.driver_connection):
+            parameters = driver.info.get_parameters()
+            silent = int(parameters["keepalives_idle"]) + int(parameters["keepalives_interval"]) * int(parameters["keepalives_count"])
+            assert silent < 15
+            assert 0 < int(parameters["tcp_user_timeout"]) < 15_000
+            assert 0 < int(parameters["connect_timeout"]) < 15
+            lock_timeout = driver.execute("SHOW lock_timeout").fetchone()[0]
+            assert lock_timeout == "5s"

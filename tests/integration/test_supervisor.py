@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from dicom_node.roles import SUPERVISOR_PID
 from dicom_node.serve import FIRST_WAIT, Role, Supervisor
 from dicom_node.work.worker import SilentBell, Worker
 from storage.database import open_database
@@ -78,3 +82,30 @@ def test_a_worker_told_to_stop_between_claim_and_run_ends_the_run(tmp_path: Path
     assert len(handler.canceled) == 1
     made.close()
     database.close()
+
+
+@pytest.mark.parametrize("whose", ["another's", "its own"])
+def test_a_role_ends_by_itself_when_its_parent_is_not_the_supervisor_that_started_it(tmp_path: Path, whose: str) -> None:
+    waits = "import threading; from dicom_node.roles import await_stop; await_stop(threading.Event()); print('ended')"
+    environment = {**os.environ, SUPERVISOR_PID: str(os.getpid() if whose == "its own" else 1 << 30)}
+    role = subprocess.Popen([sys.executable, "-c", waits], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        if whose == "its own":
+            with pytest.raises(subprocess.TimeoutExpired):
+                role.wait(4)
+        else:
+            assert role.wait(60) == 0
+    finally:
+        role.kill()
+        role.communicate()
+
+
+def test_the_supervisor_tells_a_role_who_it_is(tmp_path: Path) -> None:
+    supervisor = Supervisor(settings(tmp_path), tmp_path / "node.toml")
+    role = Role("scheduler", ["scheduler"])
+    supervisor._roles = [role]
+    supervisor._tend()
+    assert role.process is not None
+    environment = Path(f"/proc/{role.process.pid}/environ").read_bytes().split(b"\0")
+    supervisor._stop_all()
+    assert f"{SUPERVISOR_PID}={os.getpid()}".encode() in environment

@@ -135,6 +135,11 @@ class Server:
         """Sockets without an association."""
         return self._reception.pending if self._reception else 0
 
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """SOP class > the service that answers for it."""
+        return self._services
+
     def start(self) -> None:
         """Listen, and serve from threads of our own."""
         self._reception = Reception(self.settings, self._arrived, first_byte_only=self._tls is not None)

@@ -25,6 +25,7 @@ from starlette.routing import Route
 from dicom_node.errors import ConfigurationError
 from dicom_node.node import Node
 from dicom_node.transcode import Transcoder
+from dicom_node.web import conformance
 from dicom_node.web.authentication import Gate
 from dicom_node.web.dicomweb import delete, stow, wado_uri
 from dicom_node.web.dicomweb.errors import WebError, failed, refused
@@ -60,6 +61,7 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
     transcoder = transcoder or Transcoder()
     retrieve = [*dicomweb_routes(node, transcoder), *wado_uri.routes(node, transcoder)]
     routes = [*health, *retrieve, *stow.routes(uploads), *delete.routes(node)]
+    routes.append(conformance.route(node, routes))
     gate = Middleware(Gate, settings=node.config.web, database=node.database)
     handlers = {WebError: refused, HTTPException: refused, StorageError: refused, Exception: failed}
     return Starlette(routes=routes, middleware=[gate], exception_handlers=handlers)

@@ -1,0 +1,223 @@
+"""What the conformance statement says, from the tables that the code itself works by."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from pydicom.uid import UID
+from starlette.routing import Route
+
+import dicom_node
+from dicom_node.conformance.document import Document, Section, Table
+from dicom_node.conformance.sources import Registered
+from dicom_node.dimse import contexts
+from dicom_node.dimse.services import store
+from dicom_node.transcode import targets
+from dicom_node.web.authentication import OPEN_PATHS, RIGHT_OF_METHOD
+from dicom_node.web.dicomweb.stow_answer import OTHERS, TRANSFER_SYNTAX_NOT_SUPPORTED
+from storage.attributes import ATTRIBUTES, Level
+
+# By the name of a service's class: what it is called, and what it does.
+SERVICES: Final = {
+    "EchoService": ("Verification", "C-ECHO"),
+    "StoreService": ("Storage", "C-STORE; Success is answered when bytes and index row are durable (level 2, full)"),
+    "FindService": ("Query", "C-FIND"),
+    "MoveService": ("Retrieve", "C-MOVE; the sub-operations' C-STORE is requested from configured peers only"),
+    "GetService": ("Retrieve", "C-GET"),
+    "CommitmentService": ("Storage Commitment Push Model", "N-ACTION; N-EVENT-REPORT on the same or a new association"),
+}
+# What the node itself asks of others.
+PROPOSED: Final = (
+    ("Verification", "C-ECHO", "to see whether a peer answers"),
+    ("Storage", "C-STORE", "results, and what is retrieved from here: each instance's own SOP class and transfer syntax"),
+    ("Query/Retrieve", "C-MOVE, C-GET", "at the operator's command"),
+    ("Storage Commitment Push Model", "N-ACTION", "for deliveries to a peer with commitment = true"),
+)
+STORE_STATUSES: Final = (
+    (store.SUCCESS, "stored; or the same instance is here already; or it is a result of this node"),
+    (store.COERCION_OF_DATA_ELEMENTS, "other content under a known UID, kept in quarantine (archive.conflict = warn)"),
+    (store.OUT_OF_RESOURCES, "no space, archive read-only, or the index is away"),
+    (store.DATA_SET_DOES_NOT_MATCH, "the data set is not the instance that was announced, or of another study than the request's"),
+    (store.CANNOT_UNDERSTAND, "the data set cannot be read; it is kept in quarantine"),
+    (store.CONFLICT, "other content under a known UID, kept in quarantine"),
+    (store.PROCESSING_FAILURE, "anything else that went wrong"),
+    (store.SOP_CLASS_NOT_SUPPORTED, "the SOP class is no storage class, or not that of the presentation context"),
+    (store.NOT_AUTHORIZED, "this AE title may not store here"),
+    (TRANSFER_SYNTAX_NOT_SUPPORTED, "STOW-RS only: the transfer syntax is not supported"),
+)
+# The end of an address below /dicom-web > what it is and what it is made of.
+RESOURCES: Final = {
+    ("GET", ""): "WADO-URI: application/dicom, image/jpeg, image/png",
+    ("GET", "wado"): "WADO-URI: application/dicom, image/jpeg, image/png",
+    ("GET", "studies"): "QIDO-RS: application/dicom+json",
+    ("GET", "series"): "QIDO-RS: application/dicom+json",
+    ("GET", "instances"): "QIDO-RS: application/dicom+json",
+    ("GET", "{study}"): 'WADO-RS: multipart/related; type="application/dicom"',
+    ("GET", "{series}"): 'WADO-RS: multipart/related; type="application/dicom"',
+    ("GET", "{instance}"): 'WADO-RS: multipart/related; type="application/dicom", application/dicom',
+    ("GET", "metadata"): "WADO-RS: application/dicom+json",
+    ("GET", "rendered"): "WADO-RS: image/jpeg, image/png; window, viewport, quality",
+    ("GET", "thumbnail"): "WADO-RS: image/jpeg, image/png; window, viewport, quality",
+    ("GET", "{frames}"): "WADO-RS: multipart/related or single part; application/octet-stream, or the image's own media type",
+    ("GET", "{path:path}"): "WADO-RS bulk data: application/octet-stream",
+    ("POST", "studies"): 'STOW-RS: multipart/related; type="application/dicom", application/dicom',
+    ("POST", "{study}"): 'STOW-RS, of this study only: multipart/related; type="application/dicom", application/dicom',
+    ("DELETE", "{study}"): "delete, not of the standard",
+    ("DELETE", "{series}"): "delete, not of the standard",
+    ("DELETE", "{instance}"): "delete, not of the standard",
+    ("GET", "healthz"): "the process answers",
+    ("GET", "readyz"): "index and archive can be used",
+    ("GET", "metrics"): "Prometheus text",
+    ("GET", "conformance"): "this statement",
+}
+
+
+def statement(registered: Registered) -> Document:
+    """The statement of a node."""
+    title = f"DICOM conformance statement of dicom-node {dicom_node.__version__}"
+    text = [
+        "Generated from the services, addresses and tables that the program works by. Research software; not a medical device.",
+        f"AE title {registered.config.node.ae_title}; DIMSE on port {registered.config.dimse.port}, "
+        f"HTTP on {registered.config.web.host} port {registered.config.web.port}.",
+    ]
+    sections = [_served(registered), _proposed(), *_classes(registered), _syntaxes(registered), _negotiation(registered)]
+    return Document(title, text, [*sections, _attributes(), _statuses(), _web(registered), _stow(), _security(registered)])
+
+
+def name_of(uid: str) -> str:
+    """A UID's name, or nothing for a private one."""
+    name = str(UID(uid).name)
+    return "" if name == uid else name
+
+
+def _by_service(registered: Registered) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = defaultdict(list)
+    for uid, service in registered.services.items():
+        grouped[type(service).__name__].append(uid)
+    return {kind: sorted(uids, key=_order) for kind, uids in grouped.items()}
+
+
+def _order(uid: str) -> list[int]:
+    return [int(part) for part in uid.split(".") if part.isdigit()]
+
+
+def _service(kind: str) -> tuple[str, str]:
+    return SERVICES.get(kind, (kind.removesuffix("Service"), ""))
+
+
+def _served(registered: Registered) -> Section:
+    rows = []
+    for kind, uids in _by_service(registered).items():
+        title, operation = _service(kind)
+        rows.append([title, operation, "SCP", str(len(uids))])
+    return Section("Services provided", tables=[Table(["service", "operations", "role", "SOP classes"], rows)])
+
+
+def _proposed() -> Section:
+    rows = [[service, operation, "SCU", when] for service, operation, when in PROPOSED]
+    return Section("Services used", tables=[Table(["service", "operations", "role", "when"], rows)])
+
+
+def _classes(registered: Registered) -> Iterable[Section]:
+    for kind, uids in _by_service(registered).items():
+        title, operation = _service(kind)
+        rows = [[name_of(uid), uid] for uid in uids]
+        heading = f"SOP classes: {title}" + (f" ({operation.split(';')[0]})" if operation else "")
+        yield Section(heading, tables=[Table(["SOP class", "UID"], rows)])
+
+
+def _syntaxes(registered: Registered) -> Section:
+    rows = []
+    for uid in (*contexts.TRANSFER_SYNTAXES, *registered.config.dimse.extra_transfer_syntaxes):
+        rows.append([name_of(uid), uid, ", ".join(name_of(each) or each for each in targets(uid) if each != uid) or "-"])
+    text = ["All are taken for storage; instances are kept as they came, and leave as stored or changed without loss where that is asked."]
+    return Section("Transfer syntaxes", text, [Table(["transfer syntax", "UID", "can be changed to"], rows)])
+
+
+def _negotiation(registered: Registered) -> Section:
+    dimse = registered.config.dimse
+    rows = [
+        ["application context", contexts.APPLICATION_CONTEXT],
+        ["largest PDU received", f"{dimse.max_pdu} bytes"],
+        ["associations at a time", f"{dimse.max_associations}, {dimse.max_associations_per_address} of one address"],
+        ["asynchronous operations", "1 invoked, 1 performed"],
+        ["callers that are no peer", dimse.unknown_peers],
+        ["called AE title checked", "yes" if dimse.check_called_ae_title else "no"],
+        ["TLS", "yes" if dimse.tls else "no"],
+        ["largest number of parts, bytes of a part, bytes of a request (STOW-RS)", _limits(registered)],
+    ]
+    return Section("Associations and limits", tables=[Table(["what", "value"], rows)])
+
+
+def _limits(registered: Registered) -> str:
+    web = registered.config.web
+    return f"{web.max_parts}, {web.max_part_size}, {web.max_request_size}"
+
+
+def _attributes() -> Section:
+    text = ["Matched and returned by C-FIND and QIDO-RS; those from header JSON are looked at once other keys have narrowed a query."]
+    rows = []
+    for level in Level:
+        found = sorted((each for each in ATTRIBUTES.values() if each.level is level), key=lambda each: each.tag)
+        rows += [[str(level), _tag(each.tag), each.keyword, each.vr, str(each.source.value)] for each in found]
+    return Section("Attributes", text, [Table(["level", "tag", "attribute", "VR", "from"], rows)])
+
+
+def _tag(tag: int) -> str:
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def _statuses() -> Section:
+    rows = [[f"{status:04X}", meaning] for status, meaning in STORE_STATUSES]
+    return Section("Statuses of Storage", ["Of C-STORE, and failure and warning reasons of STOW-RS."], [Table(["status", "meaning"], rows)])
+
+
+def _web(registered: Registered) -> Section:
+    rows = [row for route in registered.routes if isinstance(route, Route) for row in _addresses(route)]
+    return Section("Addresses", tables=[Table(["method", "address", "what", "right"], rows)])
+
+
+def _addresses(route: Route) -> Iterable[Sequence[str]]:
+    for method in sorted(route.methods or ()):
+        if method == "HEAD":
+            continue
+        right = "none" if route.path in OPEN_PATHS else RIGHT_OF_METHOD.get(method, "")
+        yield [method, route.path.replace(":path", ""), _what(method, route), right]
+
+
+def _what(method: str, route: Route) -> str:
+    end = "" if route.path == "/dicom-web" else route.path.rpartition("/")[2]
+    known = RESOURCES.get((method, end))
+    document: Any = getattr(route.endpoint, "__doc__", None)
+    return known or (str(document).strip().partition("\n")[0] if document else "")
+
+
+def _stow() -> Section:
+    rows = [
+        ["200", "every instance is stored"],
+        ["202", "some are stored, others failed or have a warning"],
+        ["400", "the request cannot be read"],
+        ["401, 403", "a token is needed, or has not the right"],
+        ["406, 415", "media types that are not supported"],
+        ["408, 413", "too slow, too large, too many parts"],
+        ["409", "none is stored; each has its reason"],
+        ["503", "no space, the index is away, or too many uploads: come again"],
+    ]
+    text = [
+        "Answers are application/dicom+json or application/dicom+xml; BulkDataURI is never followed; preambles are zeroed. "
+        f"What was no instance at all stands in Other Failures Sequence ({OTHERS[:4]},{OTHERS[4:]})."
+    ]
+    return Section("STOW-RS", text, [Table(["HTTP status", "meaning"], rows)])
+
+
+def _security(registered: Registered) -> Section:
+    web = registered.config.web
+    rows = [
+        ["tokens", "bearer tokens (RFC 6750)" if web.tokens else "none"],
+        ["without a token", "allowed" if web.allow_anonymous or not web.tokens else "refused"],
+        ["deletion", "allowed to whoever has the right" if web.allow_delete else "not offered"],
+        ["other origins", ", ".join(web.allowed_origins) or "none"],
+    ]
+    return Section("Security of HTTP", tables=[Table(["what", "value"], rows)])

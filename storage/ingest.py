@@ -6,10 +6,12 @@ study is known from the first of them; where it is not, they wait in a spool fil
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import blake3
@@ -21,6 +23,7 @@ from storage.errors import CannotUnderstand, DataSetMismatch, StorageError
 from storage.headers import Header, HeaderScanner, clean_uid, is_uid
 from storage.members import MemberInfo, MemberLayout, fixed_records
 from storage.rows import Entry, Known, Opening, Place
+from storage.scan import digest_of
 from storage.segments import SMALL, Segment
 from storage.writer import OutcomeUnknown
 
@@ -347,6 +350,8 @@ class InstanceWriter:
                 return Receipt(Outcome.STORED, header.study_uid, header.series_uid, header.sop_uid, digest, "its stored bytes were broken")
             self._undo()
             return Receipt(Outcome.DUPLICATE, header.study_uid, header.series_uid, header.sop_uid, digest)
+        if self._mended(known, header):
+            return Receipt(Outcome.STORED, header.study_uid, header.series_uid, header.sop_uid, digest, "its stored bytes were broken")
         return self._quarantine("conflict", "other content under a UID that is taken", digest, header, known)
 
     def _repaired(self, entry: Entry, info: MemberInfo) -> bool:
@@ -372,6 +377,28 @@ class InstanceWriter:
         ours = (self._segment.path, offset, len(self._layout.meta) + self._length)
         return same_content((existing.path, existing.offset, existing.length), ours)
 
+    def _mended(self, known: Known, header: Header) -> bool:
+        """The stored bytes are broken, and this is their content in another syntax: encoded as it was, it has their digest."""
+        from storage.compare import encoded_as
+        from storage.repair import broken_member, mend
+
+        segment, layout = self._segment, self._layout
+        assert segment is not None
+        assert layout is not None
+        if known.transfer_syntax_uid == self._transfer_syntax_uid or broken_member(self._archive, header, known.digest) is None:
+            return False
+        offered = (segment.path, segment.end + layout.prefix_length, len(layout.meta) + self._length)
+        with tempfile.TemporaryDirectory(dir=self._archive.spool) as folder:
+            target = Path(folder) / "encoded"
+            if not encoded_as(offered, known.transfer_syntax_uid, target):
+                return False
+            with target.open("rb") as file:
+                length = os.fstat(file.fileno()).st_size
+                if digest_of(file.fileno(), 0, length) != known.digest:
+                    return False
+                self._undo()
+                return mend(self._archive, header, known.digest, file.fileno(), 0, length)
+
     def _own_result(self, header: Header, digest: str) -> Receipt:
         self._mend_own(header, digest)
         self._undo()
@@ -389,10 +416,10 @@ class InstanceWriter:
 
     def _mend_own(self, header: Header, digest: str) -> None:
         """Where our own copy is broken, take the bytes that came back; the answer does not hang on it."""
-        from storage.repair import repair_emitted
+        from storage.repair import mend
 
         try:
-            self._copy_out(lambda source, offset: repair_emitted(self._archive, header, digest, source, offset, self._length))
+            self._copy_out(lambda source, offset: mend(self._archive, header, digest, source, offset, self._length))
         except StorageError as error:
             log.warning("instance.not_repaired", sop_uid=header.sop_uid, why=str(error))
 

@@ -1,6 +1,7 @@
 """An instance whose stored bytes are broken gets whole ones when they arrive again: another place, no damage, nothing else.
 
-That holds for what was received, and for an object of our own that a PACS sends back. The same bytes were received before, so the
+That holds for what was received, also where the same content comes in another syntax and can be encoded as it was, and for an object of our
+own that a PACS sends back. The same bytes were received before, so the
 study's revision and completion stay. What is known of the receipt is that of the bytes kept now. The broken ones go as deleted ones do: a
 tombstone names their place, so that a rebuild takes the whole ones.
 """
@@ -84,39 +85,28 @@ def repair(archive: Archive, entry: Entry, info: MemberInfo, held: Segment) -> i
     raise Damaged("stored bytes are broken and could not be replaced")
 
 
-def repair_emitted(archive: Archive, header: Header, digest: str, source: int, offset: int, length: int) -> bool:
-    """Give an object of our own, whose stored bytes are broken, those that came back: `length` of them at `offset` of descriptor `source`.
+def mend(archive: Archive, header: Header, digest: str, source: int, offset: int, length: int) -> bool:
+    """Give an instance whose stored bytes are broken those of `digest`: `length` of them at `offset` of descriptor `source`.
 
-    It stays what it was: emitted, of its run, with the time it was made. Tells whether there was something to repair.
+    They stand in no segment yet. What is known of the instance's receipt or emission stays. Tells whether there was something to mend.
 
     Raises
     ------
     StorageError
         As `repair`; or there is no space for it.
     """
-    query = select(*(instance.c[name] for name in ("sop_class_uid", "transfer_syntax_uid", "received_at", "run_key", "revision")))
-    with archive.database.read() as connection:
-        row = connection.execute(_of_emitted(query, header, digest)).one_or_none()
-        place = connection.execute(_of_emitted(_places(), header, digest)).one_or_none()
-    if row is None or place is None or _is_whole(archive, Stored(**place._mapping), digest):
+    info = broken_member(archive, header, digest)
+    if info is None:
         return False
-    info = MemberInfo(
-        study_uid=header.study_uid,
-        series_uid=header.series_uid,
-        sop_uid=header.sop_uid,
-        sop_class_uid=row.sop_class_uid,
-        transfer_syntax_uid=row.transfer_syntax_uid,
-        digest=digest,
-        received_at=row.received_at,
-        origin="emitted",
-        run_key=row.run_key or "",
-        revision=row.revision,
-    )
     held = archive.pool.borrow(header.study_uid)
     try:
         entry = _append(held, header, info, source, offset, length)
         held.sync()
-        held.pk = repair(archive, entry, info, held) or held.pk
+        segment_pk = repair(archive, entry, info, held)
+        if segment_pk is None:  # somebody else was quicker
+            held.abandon()
+            return False
+        held.pk = segment_pk
         held.advance(entry.place.offset + entry.place.length)
     except OutcomeUnknown:
         held.close()
@@ -127,6 +117,32 @@ def repair_emitted(archive: Archive, header: Header, digest: str, source: int, o
     finally:
         archive.pool.give_back(held)
     return True
+
+
+def broken_member(archive: Archive, header: Header, digest: str) -> MemberInfo | None:
+    """What the stored member of an instance says of itself, where its bytes are broken; None where they are whole, or there is none."""
+    names = ("sop_class_uid", "transfer_syntax_uid", "received_at", "run_key", "revision", "origin", "calling_ae", "called_ae")
+    this = instance.c.sop_uid == header.sop_uid, instance.c.digest == digest
+    with archive.database.read() as connection:
+        row = connection.execute(select(*(instance.c[name] for name in names), instance.c.association_id).where(*this)).one_or_none()
+        place = connection.execute(_places().where(*this)).one_or_none()
+    if row is None or place is None or _is_whole(archive, Stored(**place._mapping), digest):
+        return None
+    return MemberInfo(
+        study_uid=header.study_uid,
+        series_uid=header.series_uid,
+        sop_uid=header.sop_uid,
+        sop_class_uid=row.sop_class_uid,
+        transfer_syntax_uid=row.transfer_syntax_uid,
+        digest=digest,
+        received_at=row.received_at,
+        origin=row.origin,
+        calling_ae=row.calling_ae or "",
+        called_ae=row.called_ae or "",
+        association_id=row.association_id or "",
+        run_key=row.run_key or "",
+        revision=row.revision,
+    )
 
 
 def _append(held: Segment, header: Header, info: MemberInfo, source: int, offset: int, length: int) -> Entry:
@@ -147,13 +163,12 @@ def _append(held: Segment, header: Header, info: MemberInfo, source: int, offset
         data_length=length,
         received_at=info.received_at,
         place=Place(held.name, held.pk, start, at, size, len(layout.meta)),
-        origin="emitted",
-        run_key=info.run_key,
+        origin=info.origin,
+        association_id=info.association_id or None,
+        calling_ae=info.calling_ae,
+        called_ae=info.called_ae,
+        run_key=info.run_key or None,
     )
-
-
-def _of_emitted(query: Select[Any], header: Header, digest: str) -> Select[Any]:
-    return query.where(instance.c.sop_uid == header.sop_uid, instance.c.digest == digest, instance.c.origin == "emitted")
 
 
 def _stored(entry: Entry) -> Select[Any]:

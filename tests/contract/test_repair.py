@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from pydicom.filereader import read_dataset
+from pynetdicom.dsutils import encode
 from sqlalchemy import func, select, update
 
 from storage import deletion, quarantine, recovery, schema
@@ -17,7 +20,7 @@ from storage.errors import IndexUnavailable
 from storage.integrity import verify
 from storage.reindex import reindex
 from tests.contract.test_archive import archive, count, disk, image, put, revision, segments  # noqa: F401 - fixtures
-from tests.datasets import EXPLICIT, SEG, dataset
+from tests.datasets import EXPLICIT, IMPLICIT, SEG, dataset
 from tests.segments import listed
 
 Harm = Callable[[Archive], object]
@@ -223,3 +226,27 @@ def test_a_row_that_became_durable_while_its_segment_was_recovered_keeps_its_byt
     assert archive.open_instance(UID).read().endswith(image(1)[0])
     assert verify(archive).ok
     assert count(archive, schema.instance) == count(archive, schema.location) == 2
+
+
+@pytest.mark.parametrize("harm", [change, mark, cut, remove])
+def test_the_same_content_in_another_syntax_mends_broken_bytes(archive: Archive, tmp_path: Path, harm: Harm) -> None:  # noqa: F811
+    data, uid = image(1)
+    put(archive, data, uid)
+    before, told = revision(archive), facts(archive.database)
+    harm(archive)
+    other = in_implicit(image(1, pixels=b"zz" * 50)[0])
+    assert put(archive, other, uid, syntax=IMPLICIT).outcome is Outcome.CONFLICT
+    assert put(archive, in_implicit(data), uid, syntax=IMPLICIT).outcome is Outcome.STORED
+    stored = archive.open_instance(uid)
+    assert (stored.status, stored.transfer_syntax_uid, stored.read().endswith(data)) == ("OK", EXPLICIT, True)
+    assert revision(archive) == before
+    assert facts(archive.database) == told
+    assert verify(archive).ok
+    assert rebuilt(archive, tmp_path) == told
+    assert put(archive, in_implicit(data), uid, syntax=IMPLICIT).outcome is Outcome.DUPLICATE
+
+
+def in_implicit(data: bytes) -> bytes:
+    encoded = encode(read_dataset(BytesIO(data), False, True), True, True)
+    assert encoded is not None
+    return bytes(encoded)

@@ -8,10 +8,10 @@ nobody.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import nibabel
 import numpy as np
@@ -28,6 +28,44 @@ HEAD = ("data/MNI152_T1.nii.gz", "83a14faa9b124d4058c181188f91dbb42ad99f0f0a3be8
 MASK = ("data/MNI152_mask.nii.gz", "f5f2be4d8fbb3c16688fe705565921d2e7d39992598727e96657946cda9233ba")
 
 Image = tuple[NDArray[Any], NDArray[np.float64]]
+
+# What stands in every image of the demo series.
+FIXED: Final[Mapping[str, Any]] = {
+    "SpecificCharacterSet": "ISO_IR 192",
+    "ImageType": ["DERIVED", "SECONDARY", "OTHER"],
+    "StudyDate": "20240101",
+    "SeriesDate": "20240101",
+    "ContentDate": "20240101",
+    "AcquisitionDate": "20240101",
+    "StudyTime": "120000",
+    "SeriesTime": "120000",
+    "ContentTime": "120000",
+    "AcquisitionTime": "120000",
+    "AccessionNumber": "DEMO",
+    "Modality": "MR",
+    "Manufacturer": "MNI",
+    "ManufacturerModelName": "ICBM 152 template",
+    "ReferringPhysicianName": "",
+    "StudyDescription": "MR head",
+    "SeriesDescription": "T1 MNI152 1 mm",
+    "ProtocolName": "T1",
+    "PatientName": "Template^MNI152",
+    "PatientBirthDate": "",
+    "PatientSex": "O",
+    "BodyPartExamined": "HEAD",
+    "ScanningSequence": "GR",
+    "SequenceVariant": "MP",
+    "ScanOptions": "",
+    "MRAcquisitionType": "3D",
+    "RepetitionTime": "2300",
+    "EchoTime": "3",
+    "EchoTrainLength": "1",
+    "PatientPosition": "HFS",
+    "PositionReferenceIndicator": "",
+    "StudyID": "1",
+    "SeriesNumber": 1,
+    "AcquisitionNumber": 1,
+}
 
 
 def fetch_template(cache: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> tuple[Path, Path]:
@@ -120,35 +158,10 @@ def _decimal(value: float) -> str:
 
 def _study(seed: str) -> Dataset:
     dataset = Dataset()
-    dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
-    dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = dataset.AcquisitionDate = "20240101"
-    dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = dataset.AcquisitionTime = "120000"
-    dataset.AccessionNumber = "DEMO"
-    dataset.Modality = "MR"
-    dataset.Manufacturer = "MNI"
-    dataset.ManufacturerModelName = "ICBM 152 template"
-    dataset.ReferringPhysicianName = ""
-    dataset.StudyDescription = "MR head"
-    dataset.SeriesDescription = "T1 MNI152 1 mm"
-    dataset.ProtocolName = "T1"
-    dataset.PatientName = "Template^MNI152"
+    for keyword, value in FIXED.items():
+        setattr(dataset, keyword, value)
     dataset.PatientID = f"DEMO-{seed}"[:64]
-    dataset.PatientBirthDate = ""
-    dataset.PatientSex = "O"
-    dataset.BodyPartExamined = "HEAD"
-    dataset.ScanningSequence = "GR"
-    dataset.SequenceVariant = "MP"
-    dataset.ScanOptions = ""
-    dataset.MRAcquisitionType = "3D"
-    dataset.RepetitionTime, dataset.EchoTime = "2300", "3"
-    dataset.EchoTrainLength = "1"
-    dataset.PatientPosition = "HFS"
     dataset.StudyInstanceUID = _uid(seed, "study")
     dataset.SeriesInstanceUID = _uid(seed, "series")
     dataset.FrameOfReferenceUID = _uid(seed, "frame of reference")
-    dataset.PositionReferenceIndicator = ""
-    dataset.StudyID = "1"
-    dataset.SeriesNumber = 1
-    dataset.AcquisitionNumber = 1
     return dataset

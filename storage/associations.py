@@ -59,20 +59,9 @@ def touch(
         return connection.execute(renewal).rowcount
 
 
-def close(database: Database, association_id: str, ended: str, stored: int, *, now: float | None = None) -> None:
-    """Record how an association ended (``released``, ``aborted``, ``lost``, ``shutdown``) and how many instances it stored.
-
-    An association that had already counted as lost is corrected.
-    """
-    at = time.time() if now is None else now
-    with database.begin(durable=False) as connection:
-        row = update(association).where(association.c.id == association_id)
-        connection.execute(row.values(closed_at=at, ended=ended, stored=stored))
-
-
 @dataclass(frozen=True)
 class Ended:
-    """How an association ended, and when."""
+    """How an association ended (``released``, ``aborted``, ``lost``, ``shutdown``), how many instances it stored, and when."""
 
     association_id: str
     ended: str
@@ -81,7 +70,10 @@ class Ended:
 
 
 def close_all(database: Database, ended: Sequence[Ended]) -> None:
-    """Record the end of many associations in one transaction; those that stored nothing have no row, and need none."""
+    """Record the end of many associations in one transaction; those that stored nothing have no row, and need none.
+
+    One that had already counted as lost is corrected.
+    """
     change = update(association).where(association.c.id == bindparam("key"))
     change = change.values(closed_at=bindparam("at"), ended=bindparam("how"), stored=bindparam("count"))
     if ended:

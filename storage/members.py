@@ -172,7 +172,12 @@ def fixed_records(
 
 def layout_of(info: MemberInfo) -> MemberLayout:
     """The layout that `info` needs; `layout.headers` takes the digest and time beside it."""
-    fixed = fixed_records(
+    return MemberLayout(fixed_of(info), info.series_uid, info.sop_uid, info.sop_class_uid, info.transfer_syntax_uid, info.revision)
+
+
+def fixed_of(info: MemberInfo) -> bytes:
+    """What `fixed_records` makes of `info`."""
+    return fixed_records(
         study_uid=info.study_uid,
         series_uid=info.series_uid,
         sop_class_uid=info.sop_class_uid,
@@ -184,7 +189,6 @@ def layout_of(info: MemberInfo) -> MemberLayout:
         association_id=info.association_id,
         run_key=info.run_key,
     )
-    return MemberLayout(fixed, info.series_uid, info.sop_uid, info.sop_class_uid, info.transfer_syntax_uid, info.revision)
 
 
 def ustar_header(name: str, size: int, mtime: int = 0) -> bytes:

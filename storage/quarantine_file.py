@@ -15,7 +15,7 @@ from pathlib import Path
 
 from storage.disk import Disk, translated
 from storage.errors import Damaged, StorageError
-from storage.members import BLOCK, BrokenMember, Member, MemberInfo, MemberLayout, fixed_records, read_member
+from storage.members import BLOCK, BrokenMember, Member, MemberInfo, MemberLayout, fixed_of, read_member
 
 FOLDER = "quarantine"
 PARTIAL = ".partial-"
@@ -108,18 +108,7 @@ def read(path: Path) -> tuple[Member, MemberInfo, Why]:
 
 
 def _layout(info: MemberInfo, why: Why) -> MemberLayout:
-    fixed = fixed_records(
-        study_uid=info.study_uid,
-        series_uid=info.series_uid,
-        sop_class_uid=info.sop_class_uid,
-        transfer_syntax_uid=info.transfer_syntax_uid,
-        origin=info.origin,
-        calling_ae=info.calling_ae,
-        called_ae=info.called_ae,
-        address=info.address,
-        association_id=info.association_id,
-    )
     # A malformed instance may lack UIDs that every member of a segment has.
     lacking = {name: "" for name in ("study_uid", "series_uid", "sop_class_uid", "transfer_syntax_uid") if not getattr(info, name)}
     reason = json.dumps({**lacking, "quarantine": asdict(why)}, separators=(",", ":"))[1:-1].encode() + b","
-    return MemberLayout(fixed + reason, info.series_uid, info.sop_uid, info.sop_class_uid, info.transfer_syntax_uid)
+    return MemberLayout(fixed_of(info) + reason, info.series_uid, info.sop_uid, info.sop_class_uid, info.transfer_syntax_uid)

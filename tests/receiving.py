@@ -9,6 +9,7 @@ import contextlib
 import logging
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,43 +18,16 @@ from typing import Any
 import structlog
 from sqlalchemy import func, select
 
+from dicom_node.config import Config
 from dicom_node.dimse.admission import PeerAdmission, Unknown
-from dicom_node.dimse.association import AssociationContext
 from dicom_node.dimse.contexts import VERIFICATION, storage_classes
 from dicom_node.dimse.server import Server, ServerSettings
 from dicom_node.dimse.services.echo import EchoService
 from dicom_node.dimse.services.store import StoreService
-from storage import associations
-from storage.archive import Archive, Source
+from dicom_node.node import LeasedAssociations, Node
+from storage.archive import Archive
 from storage.database import Database, open_database
 from storage.schema import instance, study
-
-
-@dataclass
-class IndexHooks:
-    """Associations as leased rows, as the node keeps them."""
-
-    database: Database
-    process: str
-
-    def opened(self, context: AssociationContext) -> None:
-        associations.open_association(
-            self.database, context.id, self.process, context.calling_ae, context.called_ae, context.address, lease_s=3600.0
-        )
-
-    def closed(self, context: AssociationContext, ended: str) -> None:
-        associations.close(self.database, context.id, ended, context.stored)
-
-
-def source_of(context: AssociationContext) -> Source:
-    """Return where an association's instances come from."""
-    return Source(
-        association_id=context.id,
-        calling_ae=context.calling_ae,
-        called_ae=context.called_ae,
-        address=context.address,
-        origin="received",
-    )
 
 
 @dataclass
@@ -104,14 +78,15 @@ def receiving(
     database = open_database(index_url(folder), create=True, busy_seconds=busy_seconds)
     root = root or folder / "archive"
     archive = open_archive(root, database, **options)
-    store = StoreService(lambda context: archive.session(source_of(context)))
+    hooks = LeasedAssociations(Node(Config(), time.time, database, archive, "", "receiver"), lease=3600.0)
+    store = StoreService(hooks.session)
     services: dict[str, Any] = dict.fromkeys(storage_classes(), store)
     services[VERIFICATION] = EchoService()
     server = Server(
         ServerSettings(host="127.0.0.1", port=port),
         services,
         PeerAdmission(["ANY-SCP"], check_called=False, unknown=Unknown.STORE),
-        IndexHooks(database, "receiver"),
+        hooks,
     )
     server.start()
     try:

@@ -42,7 +42,7 @@ def state(database: Database, uid: str = "1.2") -> tuple[str, int | None]:
 def test_a_quiet_study_without_a_sender_is_complete(database: Database) -> None:
     association = opened(database)
     received(database, association_id=association)
-    associations.close(database, association, "released", 2, now=1001)
+    associations.close_all(database, [associations.Ended(association, "released", 2, 1001)])
     assert complete(database, 1059) == []
     (done,) = complete(database, 1063)
     assert (done.study_uid, done.revision, done.previous_revision, done.instances, done.held) == ("1.2", 2, None, 2, None)
@@ -63,7 +63,7 @@ def test_an_open_association_that_sends_it_keeps_it_open(database: Database) -> 
     received(database, association_id=opened(database))
     opened(database, "elsewhere")
     assert complete(database, 1100) == []
-    associations.close(database, "a1", "aborted", 2, now=1100)
+    associations.close_all(database, [associations.Ended("a1", "aborted", 2, 1100)])
     assert len(complete(database, 1100)) == 1
 
 

@@ -107,10 +107,10 @@ def test_an_association_is_opened_kept_and_closed(database: Database) -> None:
         associations.open_association(database, name, "p1", "SCANNER", "NODE", "10.0.0.1", 30, now=1000)
     assert associations.touch(database, "p1", 30, now=1020) == 2
     assert associations.touch(database, "p2", 30, now=1020) == 0
-    associations.close(database, "a1", "released", 5, now=1030)
+    associations.close_all(database, [associations.Ended("a1", "released", 5, 1030)])
     assert associations.expire(database, now=1049) == 0
     assert associations.expire(database, now=1050) == 1
-    associations.close(database, "a2", "aborted", 1, now=1060)
+    associations.close_all(database, [associations.Ended("a2", "aborted", 1, 1060)])
     with database.read() as connection:
         rows = connection.execute(select(association).order_by(association.c.id)).all()
     assert [(row.closed_at, row.ended, row.stored) for row in rows] == [(1030, "released", 5), (1060, "aborted", 1)]

@@ -148,7 +148,7 @@ def test_the_timeline_tells_everything_and_is_json(database: Database, queue: Jo
     for number in range(3):
         add_instance(database, "1.2", f"1.2.1.{number}", at=1000.0 + number, association_id="a1")
     add_instance(database, "1.2", "1.2.2.1", series_uid="1.2.2", origin="emitted", modality="SEG")
-    associations.close(database, "a1", "released", 3, now=1003.0)
+    associations.close_all(database, [associations.Ended("a1", "released", 3, 1003.0)])
     complete_quiet(database, 2000.0, CompletionPolicy())
     run_pk = create(database, queue, spec(3))
     assert run_pk is not None

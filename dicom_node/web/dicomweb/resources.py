@@ -17,6 +17,7 @@ from storage.errors import NotFound
 
 PREFIX: Final = "/dicom-web"
 _UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")  # leading zeros break form harmlessly
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 _HOST: Final = re.compile(r"[0-9A-Za-z.\-_]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
 
@@ -53,6 +54,9 @@ def service_url(request: Request) -> str:
     host = request.headers.get("host") or request.url.netloc
     if not _HOST.fullmatch(host):
         raise BadRequest("Host is no host")
+    server = request.scope.get("server")
+    if server and host in (*_LOOPBACK, server[0]) and server[1] not in (None, 80, 443):
+        host = f"{host}:{server[1]}"  # some clients leave the port out, and then want to come back
     return f"{request.url.scheme}://{host}{PREFIX}"
 
 

@@ -8,11 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dicom_node.web.dicomweb.errors import HEADERS
+from dicom_node.web.dicomweb.errors import HEADERS, WebError
+from dicom_node.web.wire import wire_of
+
+log = structlog.get_logger()
 
 Buffer = bytes | bytearray | memoryview
 Piece = Sequence[Buffer]
@@ -37,6 +41,7 @@ class Streamed(Response):
         self.pieces = pieces
         self.status_code = status
         self.background = None
+        self._started = False
         self.body = b""
         every = {**HEADERS, "Content-Type": media_type, **headers}
         if length is not None:
@@ -57,8 +62,21 @@ class Streamed(Response):
             gone.cancel()
             if not sending.done():
                 sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sending
+            await self._ended(sending, scope)
+
+    async def _ended(self, sending: asyncio.Future[None], scope: Scope) -> None:
+        """Hand on what went wrong before the head was sent; after it there is nobody to tell, and the connection is closed."""
+        try:
+            await sending
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:
+            wire = wire_of(scope)
+            if not self._started or wire is None:
+                raise
+            log.warning("response.broken", why=str(error) if isinstance(error, OSError | WebError) else type(error).__name__)
+            wire.transport.abort()
+            await asyncio.sleep(0)  # now the server knows, and does not wait for the rest
 
     async def _body(self, scope: Scope, send: Send) -> None:
         """Send head and body."""
@@ -66,7 +84,7 @@ class Streamed(Response):
         ahead = loop.run_in_executor(_THREADS, next, self.pieces, None)
         try:
             piece = await ahead  # what goes wrong before the first byte is still answered with a status
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await self._head(send)
             while piece is not None:
                 ahead = loop.run_in_executor(_THREADS, next, self.pieces, None)
                 for buffer in piece:
@@ -75,6 +93,10 @@ class Streamed(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await asyncio.shield(self._end(ahead))
+
+    async def _head(self, send: Send) -> None:
+        self._started = True
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
     async def _end(self, ahead: asyncio.Future[Piece | None]) -> None:
         with contextlib.suppress(Exception):  # told already where it could be

@@ -31,7 +31,7 @@ class StoredBytes(Streamed):
         if wire is None:
             await super()._body(scope, send)
             return
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await self._head(send)
         await send_extents(wire, self._extents, self._last)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

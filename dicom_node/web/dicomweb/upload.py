@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from dicom_node.web.dicomweb.errors import BadRequest, TooLarge
 from dicom_node.web.dicomweb.multipart_reader import MultipartError, MultipartReader, PartBegin, PartData, parse_media_type
 from dicom_node.web.dicomweb.stow_answer import TRANSFER_SYNTAX_NOT_SUPPORTED, Stored
 from storage.archive import IngestSession, InstanceWriter, Outcome
-from storage.errors import StorageError
+from storage.errors import IndexUnavailable, StorageError
 from storage.headers import clean_uid
 from storage.part10 import META_LIMIT, NotDicom, Part10Header, read_part10_header
 
@@ -36,6 +37,7 @@ log = structlog.get_logger()
 
 DICOM: Final = "application/dicom"
 IN_FLIGHT: Final = 4  # instances of one request whose commits overlap
+NO_ATTEMPT: Final = 10.0  # seconds after the index was not available
 FIRST_LOOK: Final = 144  # bytes: preamble, prefix and the group length of the file meta
 LONGEST_HEAD: Final = 132 + META_LIMIT
 GROUP_LENGTH: Final = b"\x02\x00\x00\x00UL\x04\x00"
@@ -113,6 +115,7 @@ class Upload:
         self._lanes = Lanes(open_session, IN_FLIGHT)
         self._commits = commits
         self._results: list[Stored | None] = []
+        self._away_until = 0.0
 
     def run_single(self, pieces: Iterable[bytes]) -> list[Stored]:
         """Store a body that is one Part 10 file."""
@@ -191,7 +194,13 @@ class Upload:
 
     def begin(self, header: Part10Header) -> tuple[IngestSession, InstanceWriter]:
         """Open an instance; raises StorageError."""
-        session = self._lanes.take()
+        if time.monotonic() < self._away_until:
+            raise IndexUnavailable("index is not available")
+        try:
+            session = self._lanes.take()
+        except IndexUnavailable:
+            self._index_is_away()
+            raise
         try:
             writer = session.begin(
                 sop_class_uid=header.sop_class_uid,
@@ -202,6 +211,10 @@ class Upload:
             self._lanes.give_back(session)
             raise
         return session, writer
+
+    def _index_is_away(self) -> None:
+        """Each attempt waits for seconds: the request's next instances are refused at once, so that its answer comes in time."""
+        self._away_until = time.monotonic() + NO_ATTEMPT
 
     def keep(self, place: int, result: Stored) -> None:
         if not result.ok:
@@ -224,6 +237,8 @@ class Upload:
             comment = receipt.detail if status != SUCCESS else ""
             result = Stored(status, comment, *names, receipt.study_uid, receipt.series_uid)
         except StorageError as error:
+            if isinstance(error, IndexUnavailable):
+                self._index_is_away()
             result = Stored(status_of(error), error.comment, *names)
         except Exception as error:  # noqa: BLE001 - one instance that fails must not take the others' answers with it
             log.error("stow.instance_failed", sop_instance_uid=names[1], **describe(error))

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StorageCommitmentPushModel
 from sqlalchemy import select
 
+from dicom_node.dimse.contexts import STORAGE_COMMITMENT as COMMITMENT
+from dicom_node.dimse.contexts import STORAGE_COMMITMENT_INSTANCE as COMMITMENT_INSTANCE
+from dicom_node.dimse.message import N_EVENT_REPORT_RQ, decode_command
+from dicom_node.dimse.normalized import encode_action_request
+from dicom_node.dimse.references import Reference, References, encode_references
+from dicom_node.dimse.scu import associate
+from dicom_node.dimse.scu_commitment import CONTEXTS, CommitmentAssociation
 from storage.schema import commitment
 from tests.commitment import Reports, ask, listening, pairs_of, request_of, user
-from tests.dimse import until
-from tests.node import StepNode, bright_series, peer, running, send, settings
+from tests.dimse import IMPLICIT, p_data, pdv, raw_association, receive_pdu, until
+from tests.imaging import as_file
+from tests.node import StepNode, bright_series, peer, running, send, settings, uid_of
 
 QUICK = '\n[commitment]\nreport_wait = "100ms"\n'
 PATIENT = '\n[commitment]\nreport_wait = "30s"\n'
@@ -157,3 +168,131 @@ def test_too_many_instances_are_refused_and_the_association_goes_on(tmp_path: Pa
             assert ask(association, request_of(many * 200)) == 0x0213
             assert ask(association, request_of(many[:10])) == 0x0000
         assert len(state(node)) == 1
+
+
+NO_PORT = '\n[[peer]]\nname = "client"\nae_title = "CLIENT"\n'
+
+
+def test_a_peer_without_a_port_is_told_on_its_association_however_long_that_takes(tmp_path: Path, reports: Reports) -> None:
+    with running(settings(tmp_path / "node", more=NO_PORT + QUICK)) as node:
+        made = bright_series(2)
+        send(node, made, tmp_path / "sent")
+        with user(node.port, reports) as association:
+            assert ask(association, request_of(pairs_of(made))) == 0x0000
+            threading.Event().wait(0.3)  # longer than a report is left to an association whose peer can be called
+            steps(node)
+            assert reports.committed() == {image.SOPInstanceUID for image in made}
+            until(lambda: state(node) == ["REPORTED"])
+
+
+def test_a_peer_without_a_port_that_has_gone_cannot_be_told_until_it_asks_again(tmp_path: Path, reports: Reports) -> None:
+    with running(settings(tmp_path / "node", more=NO_PORT + QUICK)) as node:
+        made = bright_series(2)
+        send(node, made, tmp_path / "sent")
+        request = request_of(pairs_of(made))
+        with user(node.port, reports) as association:
+            assert ask(association, request) == 0x0000
+        until(lambda: node.server.associations == 0)
+        assert steps(node) == 1
+        assert state(node) == ["FAILED"]
+        with user(node.port, reports) as association:
+            assert ask(association, request) == 0x0000
+            steps(node)
+            assert reports.committed() == {image.SOPInstanceUID for image in made}
+            until(lambda: state(node) == ["REPORTED"])
+
+
+def test_stores_go_on_while_a_report_waits_and_while_it_is_answered(tmp_path: Path, reports: Reports) -> None:
+    with running(settings(tmp_path / "node", more=peer("client", 1, title="CLIENT") + PATIENT)) as node:
+        made = bright_series(8)
+        send(node, made[:4], tmp_path / "sent")
+        ae = AE("CLIENT")
+        ae.add_requested_context(StorageCommitmentPushModel)
+        ae.add_requested_context(made[0].SOPClassUID)
+        association = ae.associate("127.0.0.1", node.port, ae_title="NODE", evt_handlers=[(evt.EVT_N_EVENT_REPORT, reports.handle)])
+        try:
+            assert ask(association, request_of(pairs_of(made[:4]))) == 0x0000
+            assert association.send_c_store(as_dataset(made[4])).Status == 0x0000
+            steps(node)
+            for image in made[5:]:
+                assert association.send_c_store(as_dataset(image)).Status == 0x0000
+            assert reports.committed() == {image.SOPInstanceUID for image in made[:4]}
+            until(lambda: state(node) == ["REPORTED"])
+            assert ask(association, request_of(pairs_of(made))) == 0x0000
+        finally:
+            association.release()
+        assert len(node.node.archive.instances(uid_of(made))) == 8
+
+
+def as_dataset(image: Dataset) -> Dataset:
+    return dcmread(as_file(image))
+
+
+def test_a_response_that_never_comes_leaves_the_report_to_the_next(tmp_path: Path, client_port: int, reports: Reports) -> None:
+    """A client that asks, answers no report on its association, and closes it."""
+    with running(settings(tmp_path / "node", more=peer("client", client_port, title="CLIENT") + PATIENT)) as node:
+        made = bright_series(2)
+        send(node, made, tmp_path / "sent")
+        with raw_association(node.port, [(COMMITMENT, [IMPLICIT])], calling_ae="CLIENT") as sock:
+            data = encode_references(References(generate_uid(), [Reference(*pair) for pair in pairs_of(made)]), IMPLICIT, report=False)
+            command = encode_action_request(1, COMMITMENT, COMMITMENT_INSTANCE, 1)
+            sock.sendall(p_data(pdv(1, 3, command)) + p_data(pdv(1, 2, data)))
+            assert decode_command(receive_pdu(sock)[1][6:]).status == 0x0000
+            steps(node)
+            _, body = receive_pdu(sock)  # the report
+            assert decode_command(body[6:]).field == N_EVENT_REPORT_RQ
+            assert steps(node) == 0  # nobody else sends it meanwhile
+        work_until(node, lambda: state(node) == ["REPORTED"])
+        assert reports.committed() == {image.SOPInstanceUID for image in made}
+
+
+@pytest.mark.parametrize("cut", [20, 200])
+def test_a_request_that_breaks_off_leaves_nothing(node: StepNode, images: list[Dataset], cut: int) -> None:
+    request = References(generate_uid(), [Reference(*pair) for pair in pairs_of(images)])
+    data = encode_references(request, IMPLICIT, report=False)
+    with raw_association(node.port, [(COMMITMENT, [IMPLICIT])], calling_ae="CLIENT") as sock:
+        command = encode_action_request(1, COMMITMENT, COMMITMENT_INSTANCE, 1)
+        sock.sendall(p_data(pdv(1, 3, command)) + p_data(pdv(1, 0, data[:cut])))
+    until(lambda: node.server.associations == 0)
+    assert state(node) == []
+
+
+def test_garbage_is_answered_and_the_association_lives(node: StepNode) -> None:
+    with raw_association(node.port, [(COMMITMENT, [IMPLICIT])], calling_ae="CLIENT") as sock:
+        for number, garbage in enumerate((b"\xff" * 64, b"", bytes(7), b"\x08\x00\x99\x11\xff\xff\xff\xff" * 50), start=1):
+            command = encode_action_request(number, COMMITMENT, COMMITMENT_INSTANCE, 1)
+            sock.sendall(p_data(pdv(1, 3, command)) + p_data(pdv(1, 2, garbage)))
+            _, body = receive_pdu(sock)
+            assert decode_command(body[6:]).status == 0x0115
+            assert decode_command(body[6:]).message_id == number
+
+
+def test_an_instance_deleted_while_it_is_judged_is_not_committed(node: StepNode, images: list[Dataset], reports: Reports) -> None:
+    gone = images[0].SOPInstanceUID
+    with user(node.port, reports) as association:
+        assert ask(association, request_of(pairs_of(images))) == 0x0000
+    node.node.archive.delete_instance(gone, who="me", reason="test")
+    work_until(node, lambda: state(node) == ["REPORTED"])
+    assert reports.failures() == {gone: 0x0112}
+
+
+def test_a_hundred_thousand_instances_in_one_transaction(tmp_path: Path) -> None:
+    with running(settings(tmp_path / "node", more=peer("client", 1, title="CLIENT") + PATIENT)) as node:
+        made = bright_series(4)
+        send(node, made, tmp_path / "sent")
+        unknown = [("1.2.840.10008.5.1.4.1.1.4", f"1.2.3.{number}") for number in range(99_996)]
+        request = References(generate_uid(), [Reference(*pair) for pair in (*pairs_of(made), *unknown)])
+        got: list[References] = []
+
+        def take(report: References) -> int:
+            got.append(report)
+            return 0x0000
+
+        with associate("127.0.0.1", node.port, calling_ae="CLIENT", called_ae="NODE", contexts=CONTEXTS) as association:
+            asking = CommitmentAssociation(association, take)
+            assert asking.request(request).status == 0x0000
+            assert steps(node) == 1
+            assert asking.await_report(30.0, lambda: bool(got))
+        assert set(got[0].instances) == {Reference(*pair) for pair in pairs_of(made)}
+        assert {reference.sop_instance_uid: reason for reference, reason in got[0].failed} == {uid: 0x0112 for _, uid in unknown}
+        until(lambda: state(node) == ["REPORTED"])

@@ -252,6 +252,31 @@ def test_what_is_deleted_before_its_delivery_has_begun_is_not_sent(tmp_path: Pat
         assert states == {"ACCEPTED", "REFUSED"}
 
 
+def test_bytes_that_changed_on_the_disk_are_never_whole_at_a_peer(tmp_path: Path, pacs: StepNode) -> None:
+    images = bright_series()
+    with node_for(tmp_path / "node", pacs) as node:
+        send(node, images, tmp_path / "files")
+        node.complete()
+        assert node.route.step()
+        assert node.infer.step()
+        (seg,) = (each for each in node.node.archive.instances(uid_of(images)) if each.sop_class_uid == SEG)
+        place = seg.offset + seg.length - 1
+        with seg.path.open("r+b") as segment:
+            segment.seek(place)
+            (last,) = segment.read(1)
+            segment.seek(place)
+            segment.write(bytes([last ^ 1]))
+        assert node.deliveries[0].step()
+        assert SEG not in held(pacs, uid_of(images))
+        (job,) = node.node.queue().list(kind="deliver")
+        assert (job.state, job.error) == ("SCHEDULED", "pacs: an object's bytes are not those that were archived")
+        with seg.path.open("r+b") as segment:
+            segment.seek(place)
+            segment.write(bytes([last]))
+        node.work()
+        assert held(pacs, uid_of(images)) == [SEG, SR]
+
+
 def test_a_worker_that_lost_its_job_leaves_nothing_behind(tmp_path: Path, pacs: StepNode) -> None:
     images = bright_series()
     with node_for(tmp_path / "node", pacs) as node:
@@ -371,3 +396,31 @@ def test_two_nodes_that_forward_to_each_other_come_to_rest(tmp_path: Path) -> No
             else:
                 raise AssertionError("the nodes do not come to rest")
             assert held(a, uid_of(images)) == held(b, uid_of(images)) == [SEG, SEG, SR, SR]
+
+
+def test_a_peer_that_knows_no_segmentations_gets_the_report_and_the_delivery_says_so(tmp_path: Path) -> None:
+    from pynetdicom import AE, evt
+
+    taken: list[str] = []
+
+    def on_store(event: Any) -> int:
+        taken.append(str(event.request.AffectedSOPClassUID))
+        return 0xA700 if len(taken) == 1 else 0x0000
+
+    images = bright_series()
+    peer_ae = AE(ae_title="PACS")
+    peer_ae.add_supported_context(SR)
+    server = peer_ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
+    assert server is not None
+    try:
+        with running(node_settings(tmp_path / "node", server.server_address[1])) as node:
+            send(node, images, tmp_path / "files")
+            node.work()
+            delivery = node.story(uid_of(images)).runs[0].deliveries[0]
+    finally:
+        server.shutdown()
+    assert taken == [SR, SR], "out of resources passes: it is sent again"
+    assert sorted(each.state for each in delivery.instances) == ["ACCEPTED", "REFUSED"]
+    assert delivery.delivery.state == "DELIVERED"
+    assert "SEG refused" in (delivery.delivery.detail or "")
+    assert "SR suffices" in (delivery.delivery.detail or "")

@@ -266,6 +266,8 @@ class _Postgresql(Database):
         engine = self._engine(url, self._arguments)
         reader = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         relaxed = self._engine(url, {**self._arguments, "options": f"{self._arguments['options']} -c synchronous_commit=off"})
+        self._singles = {True: engine.execution_options(isolation_level="AUTOCOMMIT")}
+        self._singles[False] = relaxed.execution_options(isolation_level="AUTOCOMMIT")
         super().__init__(url, engine, reader, relaxed)
 
     def _engine(self, url: URL, arguments: dict[str, Any]) -> Engine:
@@ -289,8 +291,7 @@ class _Postgresql(Database):
 
     @contextmanager
     def single(self, *, durable: bool = True) -> Iterator[Connection]:
-        engine = (self.engine if durable else self._relaxed).execution_options(isolation_level="AUTOCOMMIT")
-        with translated(), engine.begin() as connection:
+        with translated(), self._singles[durable].begin() as connection:
             yield connection
 
     def raw(self) -> Any:

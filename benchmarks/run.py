@@ -10,17 +10,21 @@ from benchmarks.report import RESULTS, ROOT, WORK, into_readme, machine, table
 
 STEPS = {
     "ingest": ["benchmarks.ingest"],
+    "stow": ["benchmarks.stow"],
     "senders": ["benchmarks.senders"],
     "memory": ["benchmarks.memory"],
     "overhead": ["benchmarks.overhead"],
+    "retrieve": ["benchmarks.retrieve"],
     "kill9": ["benchmarks.campaigns.kill9"],
     "powercut": ["benchmarks.campaigns.powercut"],
 }
 SMALL = {
     "ingest": ["--repetitions", "1", "--shrink", "10"],
+    "stow": ["--repetitions", "1", "--shrink", "5"],
     "senders": ["--repetitions", "1", "--count", "50"],
     "memory": ["--megabytes", "100"],
     "overhead": ["--runs", "1"],
+    "retrieve": ["--repetitions", "1", "--slices", "20"],
     "kill9": ["--kills", "5"],
     "powercut": ["--cuts", "2", "--orthanc-cuts", "1"],
 }

@@ -10,6 +10,7 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE, build_role, evt
 
+from dicom_node.retrieve import WHOLE
 from storage.archive import Source
 from tests.dimse import CT, EXPLICIT, until
 from tests.integration.test_dimse_archive import data_set
@@ -165,6 +166,68 @@ def test_damaged_and_missing_bytes_fail_alone(node: StepNode) -> None:
     damaged.path.unlink()
     answers, received = get(node.port, keys("STUDY", StudyInstanceUID="1.2.3"), TAKEN)
     assert (answers.status.Status, answers.counts) == (0xA702, (None, 0, 4, 0))
+
+
+def test_an_instance_larger_than_what_is_read_at_once(node: StepNode, received: Received) -> None:
+    fill(node, 1, size=100)
+    stored = fill(node, 2, study="1.2.4", size=WHOLE + 1_000_001)
+    answers, got = get(node.port, keys("STUDY", StudyInstanceUID="1.2.4"), TAKEN)
+    assert (answers.status.Status, answers.counts) == (0, (None, 2, 0, 0))
+    assert bytes_of(got) == stored
+    first = node.node.archive.open_instance("1.2.4.1.1")
+    with first.path.open("r+b") as file:
+        file.seek(first.offset + first.length - WHOLE)
+        file.write(b"damage")
+    answers = move(node.port, keys("STUDY", StudyInstanceUID="1.2.4\\1.2.3"), "DESTINATION")
+    assert (answers.status.Status, answers.counts, answers.failed) == (0xB000, (None, 2, 1, 0), ["1.2.4.1.1"])
+    assert "1.2.4.1.1" not in received.instances
+    assert received.instances["1.2.4.1.2"][1] == stored["1.2.4.1.2"]
+
+
+def test_a_slow_destination_is_told_of_every_second(node: StepNode, received: Received) -> None:
+    fill(node, 2)
+    slow = threading.Event()
+
+    def answer(uid: str) -> int:
+        slow.wait(1.3)
+        return 0
+
+    received.answer = answer
+    answers = move(node.port, keys("STUDY", StudyInstanceUID="1.2.3"), "DESTINATION")
+    assert (answers.status.Status, answers.counts) == (0, (None, 2, 0, 0))
+    assert len(answers.pending) >= 2
+    assert answers.pending[0].NumberOfRemainingSuboperations == 2
+
+
+def test_a_client_that_goes_away_ends_the_move(node: StepNode, received: Received) -> None:
+    fill(node, 200, size=100)
+    seen, slow = threading.Event(), threading.Event()
+
+    def answer(uid: str) -> int:
+        seen.set()
+        slow.wait(0.05)
+        return 0
+
+    received.answer = answer
+    ae = AE("CLIENT")
+    ae.add_requested_context(STUDY_MOVE)
+    association = ae.associate("127.0.0.1", node.port, ae_title="NODE")
+    asking = threading.Thread(
+        target=lambda: list(association.send_c_move(keys("STUDY", StudyInstanceUID="1.2.3"), "DESTINATION", STUDY_MOVE))
+    )
+    asking.start()
+    assert seen.wait(10)
+    association.abort()
+    asking.join(10)
+    until(lambda: node.server.associations == 0)
+    assert len(received.instances) < 150
+
+
+def test_a_deleted_study_is_gone(node: StepNode) -> None:
+    fill(node, 2)
+    node.node.archive.delete_study("1.2.3", who="test", reason="test")
+    answers, received = get(node.port, keys("STUDY", StudyInstanceUID="1.2.3"), TAKEN)
+    assert (answers.status.Status, answers.counts, received.instances) == (0, (None, 0, 0, 0), {})
 
 
 def test_what_the_client_does_not_take_fails_alone(node: StepNode) -> None:

@@ -189,11 +189,19 @@ class SubOperationRun:
             if self._left:
                 self._reader.expect(self._left[-1])
             return Outbound(stored.sop_class_uid, stored.sop_uid, source, loaded.length, loaded.chunks())
-        target = next((uid for uid in self._transcoding.targets(source) if uid in accepted), None)
-        if target is None:
-            raise ContextNotAccepted(stored.sop_class_uid, source)
-        data = self._transcoding.transcode(b"".join(self._reader.load(stored).chunks()), source, target)
-        return Outbound(stored.sop_class_uid, stored.sop_uid, target, len(data), [memoryview(data)])
+        data = b""
+        why: Exception = ContextNotAccepted(stored.sop_class_uid, source)
+        for target in self._transcoding.targets(source):
+            if target not in accepted:
+                continue
+            data = data or b"".join(self._reader.load(stored).chunks())
+            try:
+                changed = self._transcoding.transcode(data, source, target)
+            except NodeError as error:  # not every image can be compressed by every codec
+                why = error
+                continue
+            return Outbound(stored.sop_class_uid, stored.sop_uid, target, len(changed), [memoryview(changed)])
+        raise why
 
 
 class Retrieving:

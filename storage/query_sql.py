@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -218,6 +219,7 @@ def _some(source: Table, which: ColumnElement[bool]) -> ColumnElement[bool]:
     return exists(select(literal(1)).select_from(source).where(source.c.study_pk == study.c.pk, which).correlate(study))
 
 
+@lru_cache(maxsize=1024)
 def _value(attribute: Attribute) -> ColumnElement[Any]:
     value: ColumnElement[Any]
     if attribute.source is Source.HEADER:
@@ -251,6 +253,7 @@ def _count(of: Level, counted: Level) -> ColumnElement[Any]:
     return select(func.count()).select_from(source).where(_PARENT[_LEVELS[of.depth + 1]]).correlate(TABLES[of]).scalar_subquery()
 
 
+@lru_cache
 def _header(level: Level) -> ColumnElement[Any]:
     """The header JSON of an instance, or of the first one of a series, study or patient that has any."""
     json = select(instance_header.c.json_zlib)

@@ -1,7 +1,7 @@
 """A response's body from files to the client's socket, past the web server: sendfile in a thread, no copy of a byte in this process.
 
 The server writes the head and ends the message; h11 is told how many bytes went by (its documented way for sendfile). A thread works only
-while the socket takes something: a slow client is waited for in the event loop, and dropped when it takes nothing for `STALL` seconds.
+while the socket takes something: a slow client is waited for in the event loop, and dropped when it takes nothing for its `read_deadline`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from dicom_node.web.limits import DeadlineProtocol
 
 EXTENSION: Final = "dicom_node.wire"
 PATIENCE: Final = 0.05  # seconds that a thread waits for a socket before it gives up its place
-STALL: Final = 60.0
 _THREADS: Final = ThreadPoolExecutor(8, thread_name_prefix="sendfile")
 
 
@@ -73,7 +72,7 @@ async def send_extents(wire: WireProtocol, extents: Sequence[Extent], end: bytes
     transport = wire.transport
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(STALL):
+        async with asyncio.timeout(wire.read_deadline):
             while transport.get_write_buffer_size():  # all but never: the head went out at once
                 await asyncio.sleep(0.001)
         length = sum(len(each.head) + each.length for each in extents) + len(end)
@@ -82,7 +81,7 @@ async def send_extents(wire: WireProtocol, extents: Sequence[Extent], end: bytes
             sender = _Sender(connection, extents, end)
             try:
                 while not await _in_thread(loop, sender):
-                    async with asyncio.timeout(STALL):
+                    async with asyncio.timeout(wire.read_deadline):
                         await _writable(loop, connection)
             finally:
                 sender.close()

@@ -1,6 +1,6 @@
 """One TOML file, read once into frozen models. A wrong key or value is refused with its name, what stands there, and the way out.
 
-[node] [dimse] [dimse.tls] [web] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [log]   one class each, below
+[node] [dimse] [dimse.tls] [web] [query] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [log]   one class each, below
 [[peer]]   Peer          [[rule]]   Rule
 """
 
@@ -112,6 +112,12 @@ class WebTable(Table):
     max_part_size: Size = 16 * 1024**3
     max_parts: Annotated[int, Field(ge=1)] = 20_000
     stall_timeout: Duration = 60.0
+
+
+class QueryTable(Table):
+    """C-FIND: after ``max_results`` matches an answer ends with a warning."""
+
+    max_results: Annotated[int, Field(ge=1)] = 10_000
 
 
 class DatabaseTable(Table):
@@ -264,6 +270,7 @@ class Config(Table):
     node: NodeTable = NodeTable()
     dimse: DimseTable = DimseTable()
     web: WebTable = WebTable()
+    query: QueryTable = QueryTable()
     database: DatabaseTable = DatabaseTable()
     archive: ArchiveTable = ArchiveTable()
     study: StudyTable = StudyTable()

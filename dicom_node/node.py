@@ -256,10 +256,11 @@ def build_server(node: Node, hooks: LeasedAssociations) -> Server:
     from dicom_node.destinations import PeerDestinations
     from dicom_node.dimse.admission import KnownPeer, PeerAdmission, Unknown
     from dicom_node.dimse.association import Service
-    from dicom_node.dimse.contexts import GET_CLASSES, MOVE_CLASSES, STORAGE_COMMITMENT, VERIFICATION, storage_classes
+    from dicom_node.dimse.contexts import FIND_CLASSES, GET_CLASSES, MOVE_CLASSES, STORAGE_COMMITMENT, VERIFICATION, storage_classes
     from dicom_node.dimse.server import Server, ServerSettings
     from dicom_node.dimse.services.commitment import CommitmentService
     from dicom_node.dimse.services.echo import EchoService
+    from dicom_node.dimse.services.find import FindService
     from dicom_node.dimse.services.get import GetService
     from dicom_node.dimse.services.move import MoveService
     from dicom_node.dimse.services.store import COERCION_OF_DATA_ELEMENTS, CONFLICT, StoreService
@@ -288,6 +289,8 @@ def build_server(node: Node, hooks: LeasedAssociations) -> Server:
     services[VERIFICATION] = EchoService()
     desk = CommitmentDesk(config, node.database, node.queue(), clock=node.clock, who=node.process, ring=node.ring)
     services[STORAGE_COMMITMENT] = CommitmentService(desk, max_instances=config.commitment.max_instances)
+    find = FindService(node.database, config.node.ae_title, max_results=config.query.max_results)
+    services.update(dict.fromkeys(FIND_CLASSES, find))
     services.update(dict.fromkeys(GET_CLASSES, GetService(node.archive, node.transcoder)))
     services.update(dict.fromkeys(MOVE_CLASSES, MoveService(node.archive, node.transcoder, PeerDestinations(config))))
     peers = [

@@ -39,3 +39,22 @@ def _fetch(what: str, folder: Path, sha512: str) -> Path:
     with tarfile.open(tarball) as archive:
         archive.extractall(folder, filter="data")
     return folder / "package"
+
+
+def installed(manifest: Path) -> Path:
+    """The folder of the modules that a ``package.json`` and its lock file name, installed once; the lock holds their digests."""
+    lock = (manifest / "package-lock.json").read_bytes()
+    folder = CACHE / f"{manifest.name}-{hashlib.sha256(lock).hexdigest()[:12]}"
+    if not folder.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+            made = Path(temporary) / "modules"
+            made.mkdir()
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(manifest / name, made)
+            npm = shutil.which("npm")
+            assert npm is not None, "npm is not installed"
+            command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+            subprocess.run(command, cwd=made, check=True, timeout=300, stdout=subprocess.DEVNULL)
+            made.replace(folder)
+    return folder

@@ -70,6 +70,7 @@ class AssociationContext:
     contexts: Mapping[int, AcceptedContext] = field(default_factory=dict)
     scp_roles: frozenset[str] = frozenset()
     """SOP classes of which the requestor is the provider: what it takes by C-STORE in a C-GET."""
+    extended: Mapping[str, bytes] = field(default_factory=dict)
     max_pdu: int = 0
     opened_at: float = 0.0
     stored: int = 0

@@ -16,12 +16,16 @@ DICOM_ROOT: Final = "1.2.840.10008."
 STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
 STORAGE_COMMITMENT_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
 
+PATIENT_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
+STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+PATIENT_STUDY_ONLY_FIND: Final = "1.2.840.10008.5.1.4.1.2.3.1"
 PATIENT_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.1.2"
 PATIENT_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.1.3"
 STUDY_ROOT_MOVE: Final = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_ROOT_GET: Final = "1.2.840.10008.5.1.4.1.2.2.3"
 PATIENT_STUDY_ONLY_MOVE: Final = "1.2.840.10008.5.1.4.1.2.3.2"
 PATIENT_STUDY_ONLY_GET: Final = "1.2.840.10008.5.1.4.1.2.3.3"
+FIND_CLASSES: Final = frozenset({PATIENT_ROOT_FIND, STUDY_ROOT_FIND, PATIENT_STUDY_ONLY_FIND})
 MOVE_CLASSES: Final = frozenset({PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE, PATIENT_STUDY_ONLY_MOVE})
 GET_CLASSES: Final = frozenset({PATIENT_ROOT_GET, STUDY_ROOT_GET, PATIENT_STUDY_ONLY_GET})
 
@@ -89,6 +93,20 @@ class Negotiator:
         if not known:
             return ContextResult(context.id, TRANSFER_SYNTAXES_NOT_SUPPORTED, first)
         return ContextResult(context.id, ACCEPTED, known[0] if len(known) == 1 else min(known, key=rank.__getitem__))
+
+
+_EXTENDED: Final = {**dict.fromkeys(FIND_CLASSES, b"\1\1\1\1"), **dict.fromkeys(MOVE_CLASSES | GET_CLASSES, b"\1")}
+"""What is offered beyond the basic queries (PS3.4 C.5.1.1): relational; combined date-times, fuzzy names, other time zones."""
+
+
+def answer_extended(proposed: Mapping[str, bytes], accepted: Container[str]) -> dict[str, bytes]:
+    """Answer SOP class extended negotiation (PS3.7 D.3.3.5): what is asked for and offered, byte by byte; the rest is 0."""
+    answers = {}
+    for uid, asked in proposed.items():
+        offered = _EXTENDED.get(uid)
+        if offered is not None and uid in accepted:
+            answers[uid] = bytes(min(each, offered[number]) if number < len(offered) else 0 for number, each in enumerate(asked[:16]))
+    return answers
 
 
 def answer_roles(

@@ -69,6 +69,8 @@ class UserInformation:
     async_window: tuple[int, int] | None = None
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
     identity: UserIdentity | None = None
+    extended: Mapping[str, bytes] = field(default_factory=dict)
+    """Service class application information by SOP class (PS3.7 D.3.3.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ def _user_information(data: bytes, start: int, end: int) -> UserInformation:
     window: tuple[int, int] | None = None
     roles: dict[str, tuple[bool, bool]] = {}
     identity: UserIdentity | None = None
+    extended: dict[str, bytes] = {}
     for kind, first, last in _items(data, start, end):
         value = data[first:last]
         if kind == 0x51 and len(value) >= 4:
@@ -172,9 +175,11 @@ def _user_information(data: bytes, start: int, end: int) -> UserInformation:
             roles.update(_role(value))
         elif kind == 0x55:
             version = printable(value)
+        elif kind == 0x56:
+            extended.update(_extended(value))
         elif kind == 0x58:
             identity = _identity(value)
-    return UserInformation(max_length, class_uid, version, window, roles, identity)
+    return UserInformation(max_length, class_uid, version, window, roles, identity, extended)
 
 
 def _role(value: bytes) -> dict[str, tuple[bool, bool]]:
@@ -182,6 +187,13 @@ def _role(value: bytes) -> dict[str, tuple[bool, bool]]:
     if len(value) < 4 + length:
         raise ProtocolError("role selection item too short", REASON_INVALID_PARAMETER)
     return {_uid(value[2 : 2 + length]): (bool(value[2 + length]), bool(value[3 + length]))}
+
+
+def _extended(value: bytes) -> dict[str, bytes]:
+    length = _u16.unpack_from(value)[0] if len(value) >= 2 else 0
+    if len(value) < 2 + length or not length:
+        raise ProtocolError("extended negotiation item too short", REASON_INVALID_PARAMETER)
+    return {_uid(value[2 : 2 + length]): value[2 + length :]}
 
 
 def _identity(value: bytes) -> UserIdentity:
@@ -231,6 +243,8 @@ def _encode_user(user: UserInformation) -> bytes:
         parts.append(_item_bytes(0x53, _u16.pack(user.async_window[0]) + _u16.pack(user.async_window[1])))
     for uid, (scu, scp) in user.roles.items():
         parts.append(_item_bytes(0x54, _u16.pack(len(uid)) + uid.encode() + bytes((scu, scp))))
+    for uid, information in user.extended.items():
+        parts.append(_item_bytes(0x56, _u16.pack(len(uid)) + uid.encode() + information))
     if user.implementation_version:
         parts.append(_item_bytes(0x55, user.implementation_version.encode()[:16]))
     return _item_bytes(0x50, b"".join(parts))

@@ -29,6 +29,7 @@ from dicom_node.dimse.contexts import (
     STORAGE_CLASSES,
     STORAGE_COMMITMENT,
     Negotiator,
+    answer_extended,
     answer_roles,
 )
 from dicom_node.dimse.errors import ABORT_BY_PROVIDER, REASON_UNEXPECTED_PDU, DimseError, ProtocolError
@@ -276,6 +277,7 @@ class Server:
         sent_back = self._sent_back if not abstract.isdisjoint(GET_CLASSES) else frozenset()
         # A peer that reports what it committed is the provider on an association that it asked for (PS3.4 J.3.3).
         roles = answer_roles(request.user.roles, abstract, sent_back | {STORAGE_COMMITMENT})
+        extended = answer_extended(request.user.extended, abstract)
         context = AssociationContext(
             id=key,
             calling_ae=caller.calling_ae,
@@ -288,6 +290,7 @@ class Server:
             may_commit=verdict.may_commit,
             contexts=contexts,
             scp_roles=frozenset(uid for uid, (_, scp) in roles.items() if scp),
+            extended=extended,
             max_pdu=request.user.max_length,
             opened_at=self._clock(),
         )
@@ -296,6 +299,7 @@ class Server:
             max_length=self.settings.max_pdu,
             async_window=(1, 1) if request.user.async_window else None,
             roles=roles,
+            extended=extended,
         )
         with self._lock:
             if self._stopping:

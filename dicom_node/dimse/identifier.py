@@ -1,0 +1,247 @@
+"""The identifier of a C-FIND (PS3.4 C.4.1.1.3): request bytes to a query of the index, rows of the index to response bytes.
+
+A query's columns are compiled once to functions from value to element; a match is those functions' results, joined. Text that is not
+ASCII goes out in the request's character set where that has it, else in UTF-8, and the match says which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from struct import Struct, pack
+from typing import Any, Final
+
+from pydicom import Dataset
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+
+from dicom_node.dimse.contexts import IMPLICIT_VR_LITTLE_ENDIAN
+from dicom_node.pixels.elements import LONG, Element, NotReadable, read
+from storage.attributes import Level
+from storage.query import Column, Key
+
+MAX_IDENTIFIER: Final = 4 << 20
+"""Longest identifier taken, in bytes: some 60,000 UIDs."""
+MAX_KEYS: Final = 512
+CHARACTER_SET: Final = 0x00080005
+LEVEL: Final = 0x00080052
+RETRIEVE_AE_TITLE: Final = 0x00080054
+TIMEZONE: Final = 0x00080201
+
+Row = Sequence[Any]
+_TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+_BINARY: Final = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
+_UTF8: Final = "ISO_IR 192"
+# Character sets without code extensions that can carry an answer, by their defined terms (PS3.3 C.12.1.1.2).
+_SINGLE: Final = {
+    "ISO_IR 13": "shift_jis",
+    "ISO_IR 100": "latin_1",
+    "ISO_IR 101": "iso8859_2",
+    "ISO_IR 109": "iso8859_3",
+    "ISO_IR 110": "iso8859_4",
+    "ISO_IR 126": "iso8859_7",
+    "ISO_IR 127": "iso8859_6",
+    "ISO_IR 138": "iso8859_8",
+    "ISO_IR 144": "iso8859_5",
+    "ISO_IR 148": "iso8859_9",
+    "ISO_IR 166": "iso8859_11",
+    "ISO_IR 203": "iso8859_15",
+    "GB18030": "gb18030",
+    "GBK": "gbk",
+    _UTF8: "utf-8",
+}
+
+
+class IdentifierRefused(ValueError):
+    """The identifier is none for this SOP class; the text is an Error Comment and holds no value of the identifier."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a C-FIND asks for."""
+
+    level: Level
+    keys: tuple[Key, ...]
+    character_sets: tuple[str, ...]
+    timezone: str
+    tags: frozenset[int]
+
+
+def parse(identifier: bytes, transfer_syntax: str, levels: Sequence[str]) -> Request:
+    """Read an identifier.
+
+    Parameters
+    ----------
+    levels
+        The Query/Retrieve Levels of the SOP class.
+
+    Raises
+    ------
+    IdentifierRefused
+    """
+    try:
+        elements = read(identifier, transfer_syntax, MAX_IDENTIFIER)
+    except (NotReadable, RecursionError) as error:
+        raise IdentifierRefused("the identifier cannot be read") from error
+    if len(elements) > MAX_KEYS:
+        raise IdentifierRefused(f"more than {MAX_KEYS} keys")
+    plain = {element.tag: _ascii(element.value) for element in elements if element.tag in (CHARACTER_SET, LEVEL, TIMEZONE)}
+    level = plain.get(LEVEL, "")
+    if level not in levels:
+        raise IdentifierRefused(f"Query/Retrieve Level has to be one of {', '.join(levels)}")
+    sets = tuple(part.strip() for part in plain.get(CHARACTER_SET, "").split("\\"))
+    encodings = _encodings(sets)
+    keys = tuple(_key(element, encodings) for element in elements)
+    return Request(Level(level), keys, sets, plain.get(TIMEZONE, ""), frozenset(key.tag for key in keys))
+
+
+def _ascii(value: Any) -> str:
+    return bytes(value).decode("ascii", "replace").strip(" \0") if isinstance(value, bytes | memoryview) else ""
+
+
+def _encodings(character_sets: Sequence[str]) -> list[str]:
+    try:
+        return list(convert_encodings(list(character_sets)))
+    except (LookupError, ValueError):  # one that nobody knows: what is ASCII is read all the same
+        return ["iso8859"]
+
+
+def _key(element: Element, encodings: list[str]) -> Key:
+    vr, value = element.vr.decode(), element.value
+    if isinstance(value, list):
+        items = tuple(tuple(_key(each, encodings) for each in item) for item in value)
+        return Key(element.tag, "SQ", items=items)
+    if not isinstance(value, bytes | memoryview):
+        raise IdentifierRefused("pixel data is no key")
+    return Key(element.tag, vr, _value(bytes(value), vr, encodings))
+
+
+def _value(raw: bytes, vr: str, encodings: list[str]) -> str:
+    if vr in _BINARY:
+        form = Struct("<" + _BINARY[vr])
+        return "\\".join(str(number) for (number,) in form.iter_unpack(raw[: len(raw) // form.size * form.size]))
+    if vr not in _TEXT or (raw.isascii() and b"\x1b" not in raw):
+        return raw.decode("latin-1").strip(" \0")
+    try:
+        return str(decode_bytes(raw, encodings, {0x5C, 0x5E, 0x3D})).strip(" \0")
+    except (LookupError, UnicodeError, ValueError):
+        return raw.decode("latin-1").strip(" \0")
+
+
+# ------------------------------------------------------------------------- answers
+
+_Encode = Callable[[Any, str], bytes]
+
+
+class RowEncoder:
+    """Writes matches as data sets, sorted by tag.
+
+    Parameters
+    ----------
+    columns
+        Of the rows, sorted by tag.
+    constants
+        Further elements that every match has: tag, VR, ASCII value.
+    """
+
+    def __init__(
+        self, columns: Sequence[Column], constants: Sequence[tuple[int, str, str]], character_sets: Sequence[str], transfer_syntax: str
+    ) -> None:
+        explicit = transfer_syntax != IMPLICIT_VR_LITTLE_ENDIAN
+        fixed = {tag for tag, _, _ in constants} | {CHARACTER_SET}
+        shown = [(number, column) for number, column in enumerate(columns) if column.tag not in fixed]
+        made: list[tuple[int, int, _Encode]] = [(column.tag, number, _encoder(column, explicit)) for number, column in shown]
+        made += [(tag, -1, _constant(_element(tag, vr, value.encode("ascii"), explicit))) for tag, vr, value in constants]
+        made.append((CHARACTER_SET, -1, _stated(explicit)))
+        self._parts = [(number, encode) for _, number, encode in sorted(made, key=lambda each: each[0])]
+        self._codecs = [("", "ascii"), *_codecs(character_sets), (_UTF8, "utf-8")]
+        self._names = {codec: name for name, codec in self._codecs}
+
+    def encode(self, row: Row) -> bytes:
+        """One match."""
+        for _, codec in self._codecs:
+            try:
+                return b"".join([encode(row[number] if number >= 0 else self._names[codec], codec) for number, encode in self._parts])
+            except UnicodeEncodeError:
+                continue
+        raise AssertionError("UTF-8 has every character")
+
+
+def _codecs(character_sets: Sequence[str]) -> list[tuple[str, str]]:
+    """The request's character set as that of an answer, where it is a single one."""
+    name = character_sets[0] if len(character_sets) == 1 else ""
+    return [(name, _SINGLE[name])] if name in _SINGLE else []
+
+
+def _constant(element: bytes) -> _Encode:
+    return lambda value, codec: element
+
+
+def _stated(explicit: bool) -> _Encode:
+    """Specific Character Set: only where there is something that is not ASCII."""
+
+    def encode(name: str, codec: str) -> bytes:
+        return _element(CHARACTER_SET, "CS", name.encode("ascii"), explicit) if name else b""
+
+    return encode
+
+
+def _encoder(column: Column, explicit: bool) -> _Encode:
+    tag, vr = column.tag, column.vr
+    if vr == "SQ":
+        return lambda value, codec: _sequence(tag, value, codec, explicit)
+    head, pad = _head(tag, vr, explicit), b"\0" if vr == "UI" else b" "
+    size = 2 if explicit and vr.encode() not in LONG else 4
+    empty = head + bytes(size)
+    if vr in _BINARY:
+        return lambda value, codec: empty if value in (None, "") else _sized(head, _numbers(value, vr), size)
+
+    def encode(value: Any, codec: str) -> bytes:
+        if value is None or value == "":
+            return empty
+        raw = str(value).encode(codec)
+        length = len(raw)
+        if length & 1:
+            raw += pad
+            length += 1
+        return head + length.to_bytes(size, "little") + raw
+
+    return encode
+
+
+def _head(tag: int, vr: str, explicit: bool) -> bytes:
+    head = pack("<HH", tag >> 16, tag & 0xFFFF)
+    if not explicit:
+        return head
+    return head + vr.encode() + (b"\0\0" if vr.encode() in LONG else b"")
+
+
+def _sized(head: bytes, raw: bytes, size: int) -> bytes:
+    return head + len(raw).to_bytes(size, "little") + raw
+
+
+def _element(tag: int, vr: str, raw: bytes, explicit: bool) -> bytes:
+    raw += (b"\0" if vr == "UI" else b" ") * (len(raw) & 1)
+    return _sized(_head(tag, vr, explicit), raw, 2 if explicit and vr.encode() not in LONG else 4)
+
+
+def _numbers(value: Any, vr: str) -> bytes:
+    form, whole = "<" + _BINARY[vr], vr not in ("FL", "FD")
+    values = [value] if isinstance(value, int | float) else str(value).split("\\")
+    return b"".join(pack(form, int(each) if whole else float(each)) for each in values)
+
+
+def _sequence(tag: int, value: Any, codec: str, explicit: bool) -> bytes:
+    """A sequence, whose items the index holds as DICOM JSON."""
+    items = json.loads(value) if isinstance(value, str) and value else value or []
+    parts = []
+    for item in items:
+        ds = Dataset.from_json(item)
+        buffer = DicomBytesIO()
+        buffer.is_little_endian, buffer.is_implicit_VR = True, not explicit
+        write_dataset(buffer, ds, [codec])  # raises UnicodeEncodeError where the codec does not do, as the other columns
+        data = buffer.getvalue()
+        parts.append(pack("<HHL", 0xFFFE, 0xE000, len(data)) + data)
+    return _sized(_head(tag, "SQ", explicit), b"".join(parts), 4)

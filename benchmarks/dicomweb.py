@@ -12,7 +12,7 @@ from statistics import median
 
 from benchmarks.instances import Identity
 from benchmarks.load import Plan, run
-from benchmarks.receivers import Node, Orthanc, await_true, fresh
+from benchmarks.receivers import Node, Orthanc, await_true, cpu_seconds, fresh
 from benchmarks.report import WORK, save, spread, table
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -76,6 +76,7 @@ class Sample:
     what: str
     server: str
     milliseconds: float
+    cpu_ms: float  # of the server, in steps of the kernel's clock: only sums of many tell something
     size: int
 
 
@@ -127,16 +128,17 @@ def benchmark(repetitions: int, folder: Path) -> list[Sample]:
 
 def measured(server: Node | Orthanc, name: str, path: str, accept: str) -> Sample:
     """One request on a connection that is open."""
-    client = Client(server.http)
+    client, process = Client(server.http), server.process()
     try:
-        begun = time.perf_counter()
+        before, begun = cpu_seconds(process), time.perf_counter()
         size = client.get(path, accept)
-        return Sample(name, server.name, 1000 * (time.perf_counter() - begun), size)
+        took = 1000 * (time.perf_counter() - begun)
+        return Sample(name, server.name, took, 1000 * (cpu_seconds(process) - before), size)
     finally:
         client.close()
 
 
-HEAD = ["milliseconds, median", "dicom-node", "Orthanc", "Orthanc / dicom-node"]
+HEAD = ["milliseconds, median", "dicom-node", "Orthanc", "Orthanc / dicom-node", "CPU ms each", "Orthanc's CPU ms"]
 
 
 def summary(samples: list[Sample]) -> list[list[str]]:
@@ -145,7 +147,9 @@ def summary(samples: list[Sample]) -> list[list[str]]:
     for name in dict.fromkeys(sample.what for sample in samples):
         ours, theirs = ([s.milliseconds for s in samples if s.what == name and s.server == server] for server in ("dicom-node", "Orthanc"))
         ratio = f"{median(theirs) / median(ours):.1f}" if theirs else "-"
-        rows.append([name, spread(ours, "{:.1f}"), spread(theirs, "{:.1f}"), ratio])
+        cpu = [[s.cpu_ms for s in samples if s.what == name and s.server == server] for server in ("dicom-node", "Orthanc")]
+        cells = [f"{sum(each) / len(each):.1f}" if each else "-" for each in cpu]
+        rows.append([name, spread(ours, "{:.1f}"), spread(theirs, "{:.1f}"), ratio, *cells])
     return rows
 
 

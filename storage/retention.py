@@ -327,9 +327,9 @@ def _blocked(connection: Connection, uids: Sequence[str], now: float) -> dict[st
     queries = (
         ("a person holds it: {0}", select(retention_hold.c.study_uid, retention_hold.c.reason)),
         ("an association is sending it", _open_association(sending)),
-        ("a job of kind {0} is waiting or running", select(job.c.study_uid, job.c.kind).where(live)),
         ("a run of {0} is waiting or running", select(run.c.study_uid, run.c.bundle).where(waiting)),
         ("a delivery to {0} is not finished", select(delivery.c.study_uid, delivery.c.peer).where(unfinished)),
+        ("a job of kind {0} is waiting or running", select(job.c.study_uid, job.c.kind).where(live)),
         ("an instance of it is in quarantine ({0})", select(quarantine.c.study_uid, quarantine.c.kind).where(quarantine.c.state == "HELD")),
     )
     found: dict[str, str] = {}

@@ -9,20 +9,18 @@ import structlog
 from sqlalchemy import Connection
 
 import dicom_node
-from dicom_node.clock import Clock
-from dicom_node.config import Config
 from dicom_node.errors import Released, TryAgain
 from dicom_node.results.context import EncodedObject, Outcome, ResultContext
 from dicom_node.results.uids import device_uid, instance_uid, series_uid
 from dicom_node.work.executors import Executor
+from dicom_node.work.handler import NodeHandler
 from dicom_node.work.inference import Answer, FilePart, Request, negative_report
 from models.bundle import Bundle, load_bundle
 from models.errors import BundleInvalid
 from storage import deliveries, index, runs
-from storage.archive import Archive, EmittedObject
-from storage.database import Database
+from storage.archive import EmittedObject
 from storage.errors import Damaged, IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly
-from storage.jobs import ClaimedJob, JobQueue
+from storage.jobs import ClaimedJob
 from storage.records import RunRecord
 
 log = structlog.get_logger()
@@ -32,29 +30,13 @@ _DISK_WAIT = 15.0
 Settle = Callable[[Connection], RunRecord]
 
 
-class InferHandler:
+class InferHandler(NodeHandler):
     """Carries out ``infer`` jobs on one device."""
 
-    def __init__(
-        self,
-        config: Config,
-        database: Database,
-        archive: Archive,
-        queue: JobQueue,
-        executor: Executor,
-        *,
-        archive_id: str,
-        clock: Clock,
-        ring: Callable[[str], None] = lambda name: None,
-    ) -> None:
-        self._config = config
-        self._database = database
-        self._archive = archive
-        self._queue = queue
+    def __init__(self, *parts: Any, executor: Executor, archive_id: str, **more: Any) -> None:
+        super().__init__(*parts, **more)
         self._executor = executor
         self._archive_id = archive_id
-        self._clock = clock
-        self._ring = ring
 
     def cancel(self, job: ClaimedJob) -> None:
         """End the job's run (another thread): the job was lost, or the worker shuts down."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 from sqlalchemy import Connection
 
-from dicom_node.clock import Clock
-from dicom_node.config import Config, Rule
+from dicom_node.config import Rule
 from dicom_node.routing.late import Decision, Earlier, decide
 from dicom_node.routing.selection import Selection, Verdict, select_series
 from dicom_node.work.attributes import series_attributes
+from dicom_node.work.handler import NodeHandler
 from models.bundle import Bundle, load_bundle
 from models.errors import BundleInvalid
 from storage import audit, index, runs
-from storage.archive import Archive
 from storage.completion import hold_revision
-from storage.database import Database
-from storage.jobs import ClaimedJob, JobQueue
+from storage.jobs import ClaimedJob
 from storage.records import RunRecord, StudyRecord
 from storage.runs import RunSpec, SelectionSpec
 
@@ -55,25 +53,8 @@ class Again:
     rule: str | None = None
 
 
-class RouteHandler:
+class RouteHandler(NodeHandler):
     """Carries out ``route`` jobs."""
-
-    def __init__(
-        self,
-        config: Config,
-        database: Database,
-        archive: Archive,
-        queue: JobQueue,
-        *,
-        clock: Clock,
-        ring: Callable[[str], None] = lambda name: None,
-    ) -> None:
-        self._config = config
-        self._database = database
-        self._archive = archive
-        self._queue = queue
-        self._clock = clock
-        self._ring = ring
 
     def __call__(self, job: ClaimedJob) -> None:
         study_uid, revision = str(job.payload["study_uid"]), int(job.payload["revision"])

@@ -373,7 +373,7 @@ def test_one_dead_destination_holds_up_no_other(tmp_path: Path, pacs: StepNode) 
         node.complete()
         node.route.step()
         node.infer.step()
-        assert [worker.step() for worker in node.deliveries] == [True, True]
+        assert sum(worker.step() for worker in node.deliveries) == 2
         states = {each.delivery.peer: each.delivery.state for each in node.story(uid_of(images)).runs[0].deliveries}
         assert states == {"pacs": "DELIVERED", "dead": "SCHEDULED"}
 

@@ -130,7 +130,7 @@ def _delivery(story: DeliveryStory) -> Iterator[str]:
 
 
 def _committed(instance: DeliveryInstanceRecord) -> str:
-    again = f", sent again {instance.commit_attempts} times" if instance.commit_attempts else ""
+    again = f", sent again for it: {instance.commit_attempts}" if instance.commit_attempts else ""
     why = f" ({instance.failure_reason:04X})" if instance.failure_reason is not None else ""
     if instance.commitment == "COMMITTED" and instance.committed_at is not None:
         return f", committed {moment(instance.committed_at)}{again}"

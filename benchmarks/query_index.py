@@ -159,7 +159,7 @@ def main() -> None:
     database.close()
     text = table([f"{options.studies:,} studies", "matches", "ms, median (range)", "memory grown, MiB"], rows)
     if options.save:
-        save(f"query_index_{options.studies}", {"studies": options.studies, "searches": figures}, text)
+        save("query_index", {"studies": options.studies, "searches": figures}, text)
     print(text)
 
 

@@ -1,6 +1,6 @@
 """One TOML file, read once into frozen models. A wrong key or value is refused with its name, what stands there, and the way out.
 
-[node] [dimse] [dimse.tls] [web] [query] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [log]   one class each, below
+[node] [dimse] [dimse.tls] [web] [query] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [log]
 [[peer]]   Peer          [[rule]]   Rule
 """
 

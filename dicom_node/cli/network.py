@@ -1,4 +1,4 @@
-"""``echo``, ``send``, ``move`` and ``get``: the node's own SCU at the command line."""
+"""``echo``, ``send``, ``find``, ``move`` and ``get``: the node's own SCU at the command line."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def add(commands: Any) -> None:
     send.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="DICOM file, or folder of such")
     with_json(send)
     send.set_defaults(run=_send)
+    _add_find(commands)
     _add_retrieve(commands)
 
 
@@ -95,6 +96,49 @@ def _send(arguments: argparse.Namespace) -> int:
 
 def _row(item: StoreItem, status: int, comment: str) -> dict[str, Any]:
     return {"sop_instance_uid": item.sop_instance_uid, "status": f"{status:04X}", "comment": comment}
+
+
+# --- find
+
+
+def _add_find(commands: Any) -> None:
+    find = command(
+        commands,
+        "find",
+        "query a peer by C-FIND, Study Root",
+        description="Ask a peer for studies, series or instances. A key without a value is only returned; keys are DICOM keywords.",
+        example="dicom-node find pacs -k PatientName=DOE* -k StudyDate=20260101-20260131\n"
+        "  dicom-node find pacs --level series -k StudyInstanceUID=1.2.3 -k Modality --json",
+    )
+    _target(find)
+    find.add_argument("--level", choices=("study", "series", "image"), default="study", help="Query/Retrieve Level (default: study)")
+    find.add_argument("-k", "--key", action="append", default=[], metavar="KEYWORD[=VALUE]", help="attribute to match or return")
+    with_json(find)
+    find.set_defaults(run=_find)
+
+
+def _find(arguments: argparse.Namespace) -> int:
+    from dicom_node.dimse.scu_find import FindEnded, find, find_contexts
+    from dicom_node.finding import identifier, shown
+    from dicom_node.work.associating import associate_peer
+
+    config, peer = _peer(arguments)
+    asked = identifier(arguments.level, arguments.key)
+    matches, ended = [], ""
+    with associate_peer(config, peer, find_contexts()) as association:
+        try:
+            for match in find(association, asked):
+                matches.append(match)
+                if not arguments.json:
+                    output.line("\t".join(shown(match, asked)))
+        except FindEnded as error:
+            ended = str(error)
+    if arguments.json:
+        output.data([match.to_json_dict() for match in matches])
+    if ended:
+        raise CommandFailed(f"{len(matches)} matches, then {ended}")
+    output.note(f"{len(matches)} matches")
+    return 0
 
 
 # --- retrieve

@@ -89,7 +89,7 @@ class Negotiator:
         if context.abstract_syntax not in self._abstract:
             return ContextResult(context.id, ABSTRACT_SYNTAX_NOT_SUPPORTED, first)
         rank = self._rank
-        known = [uid for uid in context.transfer_syntaxes if uid in rank]
+        known = [uid for uid in context.transfer_syntaxes if uid in (_FIRST if context.abstract_syntax in FIND_CLASSES else rank)]
         if not known:
             return ContextResult(context.id, TRANSFER_SYNTAXES_NOT_SUPPORTED, first)
         return ContextResult(context.id, ACCEPTED, known[0] if len(known) == 1 else min(known, key=rank.__getitem__))

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from struct import Struct, pack
+from struct import error as StructError
 from typing import Any, Final
 
 from pydicom import Dataset
@@ -22,9 +23,10 @@ from dicom_node.pixels.elements import LONG, Element, NotReadable, read
 from storage.attributes import Level
 from storage.query import Column, Key
 
-MAX_IDENTIFIER: Final = 4 << 20
-"""Longest identifier taken, in bytes: some 60,000 UIDs."""
+MAX_IDENTIFIER: Final = 1 << 20
+"""Longest identifier taken, in bytes."""
 MAX_KEYS: Final = 512
+"""Most elements of one, those of its sequences included."""
 CHARACTER_SET: Final = 0x00080005
 LEVEL: Final = 0x00080052
 RETRIEVE_AE_TITLE: Final = 0x00080054
@@ -34,9 +36,9 @@ Row = Sequence[Any]
 _TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _BINARY: Final = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 _UTF8: Final = "ISO_IR 192"
+_LONGEST: Final = 65534  # of a value whose length has 16 bits; a longer one is left out
 # Character sets without code extensions that can carry an answer, by their defined terms (PS3.3 C.12.1.1.2).
 _SINGLE: Final = {
-    "ISO_IR 13": "shift_jis",
     "ISO_IR 100": "latin_1",
     "ISO_IR 101": "iso8859_2",
     "ISO_IR 109": "iso8859_3",
@@ -82,11 +84,9 @@ def parse(identifier: bytes, transfer_syntax: str, levels: Sequence[str]) -> Req
     IdentifierRefused
     """
     try:
-        elements = read(identifier, transfer_syntax, MAX_IDENTIFIER)
+        elements = read(identifier, transfer_syntax, MAX_IDENTIFIER, most=MAX_KEYS)
     except (NotReadable, RecursionError) as error:
-        raise IdentifierRefused("the identifier cannot be read") from error
-    if len(elements) > MAX_KEYS:
-        raise IdentifierRefused(f"more than {MAX_KEYS} keys")
+        raise IdentifierRefused(f"the identifier cannot be read, or has more than {MAX_KEYS} keys") from error
     plain = {element.tag: _ascii(element.value) for element in elements if element.tag in (CHARACTER_SET, LEVEL, TIMEZONE)}
     level = plain.get(LEVEL, "")
     if level not in levels:
@@ -196,7 +196,7 @@ def _encoder(column: Column, explicit: bool) -> _Encode:
     size = 2 if explicit and vr.encode() not in LONG else 4
     empty = head + bytes(size)
     if vr in _BINARY:
-        return lambda value, codec: empty if value in (None, "") else _sized(head, _numbers(value, vr), size)
+        return lambda value, codec: _sized(head, _numbers(value, vr), size)
 
     def encode(value: Any, codec: str) -> bytes:
         if value is None or value == "":
@@ -206,6 +206,8 @@ def _encoder(column: Column, explicit: bool) -> _Encode:
         if length & 1:
             raw += pad
             length += 1
+        if length > _LONGEST and size == 2:
+            return empty
         return head + length.to_bytes(size, "little") + raw
 
     return encode
@@ -228,20 +230,27 @@ def _element(tag: int, vr: str, raw: bytes, explicit: bool) -> bytes:
 
 
 def _numbers(value: Any, vr: str) -> bytes:
+    """Binary values; none where there is none, or one that the VR cannot hold."""
+    if value is None or value == "":
+        return b""
     form, whole = "<" + _BINARY[vr], vr not in ("FL", "FD")
     values = [value] if isinstance(value, int | float) else str(value).split("\\")
-    return b"".join(pack(form, int(each) if whole else float(each)) for each in values)
+    try:
+        return b"".join(pack(form, int(each) if whole else float(each)) for each in values)[:_LONGEST]
+    except (ValueError, OverflowError, StructError):
+        return b""
 
 
 def _sequence(tag: int, value: Any, codec: str, explicit: bool) -> bytes:
     """A sequence, whose items the index holds as DICOM JSON."""
     items = json.loads(value) if isinstance(value, str) and value else value or []
+    json.dumps(items, ensure_ascii=False).encode(codec)  # as the other columns; the writer would put question marks
     parts = []
     for item in items:
         ds = Dataset.from_json(item)
         buffer = DicomBytesIO()
         buffer.is_little_endian, buffer.is_implicit_VR = True, not explicit
-        write_dataset(buffer, ds, [codec])  # raises UnicodeEncodeError where the codec does not do, as the other columns
+        write_dataset(buffer, ds, [codec])
         data = buffer.getvalue()
         parts.append(pack("<HHL", 0xFFFE, 0xE000, len(data)) + data)
     return _sized(_head(tag, "SQ", explicit), b"".join(parts), 4)

@@ -247,6 +247,13 @@ def encode_retrieve_request(message_id: int, sop_class_uid: str, *, destination:
     return _pack_ul(0, _GROUP_LENGTH, 4, len(body)) + body
 
 
+def encode_find_request(message_id: int, sop_class_uid: str, *, priority: int = 0) -> bytes:
+    """Write a C-FIND-RQ; its identifier follows."""
+    body = _request_head(C_FIND_RQ, sop_class_uid) + _pack_us(0, _MESSAGE_ID, 2, message_id)
+    body += _pack_us(0, _PRIORITY, 2, priority) + _pack_us(0, _DATA_SET_TYPE, 2, DATA_SET)
+    return _pack_ul(0, _GROUP_LENGTH, 4, len(body)) + body
+
+
 def encode_store_request(
     message_id: int, sop_class_uid: str, sop_instance_uid: str, priority: int = 0, *, originator: tuple[str, int] | None = None
 ) -> bytes:

@@ -6,6 +6,7 @@ as they would no longer be right.
 
 from __future__ import annotations
 
+import sys
 import zlib
 from dataclasses import dataclass
 from struct import Struct
@@ -78,13 +79,15 @@ def encoding_of(transfer_syntax: str) -> Encoding:
 # ------------------------------------------------------------------------- reading
 
 
-def read(data: bytes | memoryview, transfer_syntax: str, limit: int) -> list[Element]:
+def read(data: bytes | memoryview, transfer_syntax: str, limit: int, *, most: int = sys.maxsize) -> list[Element]:
     """Read a data set.
 
     Parameters
     ----------
     limit
         Most bytes that a deflated data set may inflate to.
+    most
+        Most elements, those of items included.
 
     Raises
     ------
@@ -93,7 +96,7 @@ def read(data: bytes | memoryview, transfer_syntax: str, limit: int) -> list[Ele
     if transfer_syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         data = inflate(data, limit)
     view = memoryview(data)
-    reader = _Reader(view, encoding_of(transfer_syntax))
+    reader = _Reader(view, encoding_of(transfer_syntax), [most])
     elements, position = reader.elements(0, len(view), 0, _Context())
     if position != len(view):
         raise NotReadable("the data set ends before its bytes do")
@@ -125,8 +128,9 @@ class _Context:
 class _Reader:
     """Reads elements of one encoding."""
 
-    def __init__(self, view: memoryview, encoding: Encoding) -> None:
+    def __init__(self, view: memoryview, encoding: Encoding, left: list[int]) -> None:
         self._view = view
+        self._left = left
         self._encoding = encoding
         order = "<" if encoding.little else ">"
         self._tag = Struct(order + "HH").unpack_from
@@ -148,6 +152,9 @@ class _Reader:
             value, position = self._value(tag, vr, length, position, end, depth, context)
             if tag & 0xFFFF == 0:
                 continue
+            self._left[0] -= 1
+            if self._left[0] < 0:
+                raise NotReadable("too many elements")
             found.append(Element(tag, vr, value))
             if isinstance(value, bytes | memoryview):
                 if tag & 0x1FF00 == 0x10000 and tag & 0xFFFF >= 0x10:
@@ -184,7 +191,7 @@ class _Reader:
         if length != UNDEFINED:
             return _little(self._view[position : position + length], vr, self._encoding), position + length
         if vr == b"UN":  # a sequence in Implicit VR Little Endian: PS3.5 6.2.2
-            return _Reader(self._view, IMPLICIT)._items(position, end, True, depth, context)
+            return _Reader(self._view, IMPLICIT, self._left)._items(position, end, True, depth, context)
         if tag == PIXEL_DATA:
             return self._fragments(position, end)
         raise NotReadable(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) has no length")

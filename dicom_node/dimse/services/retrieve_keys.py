@@ -35,6 +35,7 @@ _KEYWORDS: Final = {"PATIENT": "PatientID", "STUDY": "StudyInstanceUID", "SERIES
 _TAGS: Final = {"PATIENT": 0x00100020, "STUDY": 0x0020000D, "SERIES": 0x0020000E, "IMAGE": 0x00080018}
 _LEVEL: Final = 0x00080052
 _CHARACTER_SET: Final = 0x00080005
+_MOST: Final = 512  # elements
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
@@ -53,7 +54,7 @@ def read_keys(identifier: bytes, transfer_syntax: str, sop_class_uid: str) -> Un
     IdentifierRefused
     """
     try:
-        elements = read(identifier, transfer_syntax, MAX_IDENTIFIER)
+        elements = read(identifier, transfer_syntax, MAX_IDENTIFIER, most=_MOST)
     except (NotReadable, RecursionError) as error:
         raise IdentifierRefused("the identifier cannot be read") from error
     level = text(elements, _LEVEL)

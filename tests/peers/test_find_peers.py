@@ -1,0 +1,67 @@
+"""DCMTK's and Orthanc's clients of C-FIND, and ours against Orthanc."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.imaging import as_file
+from tests.node import StepNode, bright_series, command, peer, running, send, settings, uid_of
+from tests.peers.orthanc import Orthanc
+
+CLIENTS = "".join(f'[[peer]]\nname = "{title.lower()}"\nae_title = "{title}"\n' for title in ("FINDSCU", "ORTHANC"))
+IMAGES = bright_series(3, PatientName="Müller^Jörg", PatientID="P7", SpecificCharacterSet="ISO_IR 100", StudyDate="20250607")
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[StepNode]:
+    with running(settings(tmp_path / "node", more=CLIENTS)) as node:
+        assert set(send(node, IMAGES, tmp_path / "sent")) == {0}
+        assert set(send(node, bright_series(2, PatientName="Other^One", PatientID="P8"), tmp_path / "other")) == {0}
+        yield node
+
+
+@pytest.mark.peer("findscu")
+@pytest.mark.parametrize("root", ["-S", "-P"])
+def test_findscu(root: str, node: StepNode) -> None:
+    keys = ["QueryRetrieveLevel=STUDY", "PatientID=P7", "PatientName", "StudyInstanceUID", "ModalitiesInStudy"]
+    called = ["/usr/bin/findscu", "-v", root, "-aec", "NODE", *(part for key in keys for part in ("-k", key)), "127.0.0.1", str(node.port)]
+    done = subprocess.run(called, capture_output=True, timeout=60, check=False)
+    said = (done.stdout + done.stderr).decode("latin-1")
+    assert done.returncode == 0, said
+    assert said.count("Find Response: ") == 1
+    assert uid_of(IMAGES) in said
+    assert "Success" in said
+
+
+@pytest.mark.peer("Orthanc")
+def test_orthanc_queries_the_node(node: StepNode, tmp_path: Path) -> None:
+    with Orthanc(tmp_path / "orthanc") as orthanc:
+        orthanc.add_modality("node", "NODE", node.port)
+        keys = {"PatientName": "muller*", "StudyDate": "20250601-20250630"}
+        query = orthanc.post("/modalities/node/query", {"Level": "Study", "Query": keys})
+        (answer,) = orthanc.get(f"/queries/{query['ID']}/answers?expand&simplify")
+        assert answer["StudyInstanceUID"] == uid_of(IMAGES)
+        assert answer["PatientName"] == "Müller^Jörg"
+
+
+@pytest.mark.peer("Orthanc")
+def test_our_client_queries_orthanc(tmp_path: Path) -> None:
+    with Orthanc(tmp_path / "orthanc") as orthanc:
+        for image in IMAGES:
+            orthanc.upload(as_file(image).getvalue())
+        orthanc.add_modality("us", "NODE", 104)
+        config = settings(tmp_path / "node", more=peer("pacs", orthanc.dicom_port, title=orthanc.ae_title))
+        found = command(config, "find", "pacs", "-k", "PatientName=Müller*", "--json")
+        assert found.returncode == 0, found.stderr
+        (match,) = json.loads(found.stdout)
+        assert match["0020000D"]["Value"] == [uid_of(IMAGES)]
+        lines = command(config, "find", "pacs", "--level", "image", "-k", f"StudyInstanceUID={uid_of(IMAGES)}")
+        assert len(lines.stdout.splitlines()) == 3
+        wrong = command(config, "find", "pacs", "-k", "PatientNane=X")
+        assert wrong.returncode == 2
+        assert "PatientNane" in wrong.stderr

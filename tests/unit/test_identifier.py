@@ -1,0 +1,134 @@
+"""Identifiers of C-FIND: what is encoded is what pydicom reads, in every syntax and character set; what is refused names no value."""
+
+from __future__ import annotations
+
+import tracemalloc
+from io import BytesIO
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+
+from dicom_node.dimse.contexts import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from dicom_node.dimse.identifier import MAX_KEYS, IdentifierRefused, RowEncoder, parse
+from storage.attributes import Level
+from storage.query import Column
+
+LEVEL = b"\x08\x00\x52\x00\x06\x00\x00\x00STUDY "
+SYNTAXES = [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN]
+LEVELS = ("STUDY", "SERIES", "IMAGE")
+COLUMNS = (
+    Column(0x00080016, "UI"),
+    Column(0x00080050, "SH"),
+    Column(0x00080061, "CS"),
+    Column(0x00100010, "PN"),
+    Column(0x00201208, "IS"),
+    Column(0x00280010, "US"),
+    Column(0x00280030, "DS"),
+    Column(0x00401400, "LT"),
+    Column(0x0040A30A, "DS"),
+)
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zs", "Zl", "Zp"], exclude_characters="\\^="), max_size=16)
+
+
+def encoded(ds: Dataset, syntax: str) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, syntax == IMPLICIT_VR_LITTLE_ENDIAN
+    write_dataset(buffer, ds)
+    return buffer.getvalue()
+
+
+def read(data: bytes, syntax: str) -> Dataset:
+    return read_dataset(BytesIO(data), is_implicit_VR=syntax == IMPLICIT_VR_LITTLE_ENDIAN, is_little_endian=True)
+
+
+@given(
+    st.sampled_from(SYNTAXES),
+    st.sampled_from(["", "ISO_IR 100", "ISO_IR 192", "ISO_IR 144", "GB18030", "ISO 2022 IR 87", "NONSENSE"]),
+    TEXT,
+    TEXT,
+    st.integers(0, 65535),
+    st.one_of(st.none(), st.integers(0, 10**6)),
+)
+def test_pydicom_reads_what_is_encoded(syntax: str, character_set: str, name: str, text: str, rows: int, count: int | None) -> None:
+    row = ("1.2.3", text, "CT\\MR", name, count, rows, "0.5\\0.25", text * 20, "")
+    encoder = RowEncoder(COLUMNS, [(0x00080052, "CS", "STUDY"), (0x00080054, "AE", "NODE")], [character_set], syntax)
+    data = encoder.encode(row)
+    ds = read(data, syntax)
+    assert len(data) % 2 == 0
+    assert [element.tag for element in ds] == sorted(element.tag for element in ds)
+    assert (ds.QueryRetrieveLevel, ds.RetrieveAETitle, ds.SOPClassUID) == ("STUDY", "NODE", "1.2.3")
+    assert list(ds.ModalitiesInStudy) == ["CT", "MR"]
+    assert (str(ds.AccessionNumber), str(ds.PatientName)) == (text, name)
+    assert (ds.get(0x00401400).value or "") == text * 20
+    assert ds.Rows == rows
+    assert ds.NumberOfStudyRelatedInstances == count
+    assert list(map(float, ds.PixelSpacing)) == [0.5, 0.25]
+    if name.isascii() and text.isascii():
+        assert "SpecificCharacterSet" not in ds
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_sequences_are_written_from_json(syntax: str) -> None:
+    items = [{"00080100": {"vr": "SH", "Value": ["T-1"]}, "00080104": {"vr": "LO", "Value": ["Kopf é"]}}]
+    encoder = RowEncoder([Column(0x00081032, "SQ"), Column(0x00100010, "PN")], [], ["ISO_IR 100"], syntax)
+    ds = read(encoder.encode((items, "A^B")), syntax)
+    assert ds.SpecificCharacterSet == "ISO_IR 100"
+    assert ds.ProcedureCodeSequence[0].CodeMeaning == "Kopf é"
+    assert len(read(encoder.encode((None, "A^B")), syntax).ProcedureCodeSequence) == 0
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_keys_are_read(syntax: str) -> None:
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 100"
+    ds.QueryRetrieveLevel, ds.PatientName, ds.StudyInstanceUID, ds.Rows = "STUDY", "Mül*", ["1.2", "1.3"], 512
+    ds.TimezoneOffsetFromUTC = "+0100"
+    item = Dataset()
+    item.CodeValue = "X"
+    ds.ProcedureCodeSequence = [item]
+    request = parse(encoded(ds, syntax), syntax, LEVELS)
+    found: dict[int, Any] = {key.tag: key for key in request.keys}
+    assert request.level is Level.STUDY
+    assert (request.timezone, request.character_sets) == ("+0100", ("ISO_IR 100",))
+    assert found[0x00100010].value == "Mül*"
+    assert found[0x0020000D].value == "1.2\\1.3"
+    assert found[0x00280010].value == "512"
+    assert found[0x00081032].items[0][0].value == "X"
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        b"",
+        b"\x08\x00\x52\x00\xff\xff\xff\x7fSTUDY ",
+        LEVEL + b"".join(b"\x09\x00" + n.to_bytes(2, "little") + b"\0\0\0\0" for n in range(1, MAX_KEYS + 2)),
+        b"\x08\x00\x32\x10\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff\x08\x00\x32\x10\xff\xff\xff\xff" * 20_000,
+    ],
+    ids=["nothing", "lying length", "too many keys", "nested 20,000 deep"],
+)
+def test_what_is_no_identifier_is_refused(identifier: bytes) -> None:
+    with pytest.raises(IdentifierRefused):
+        parse(identifier, IMPLICIT_VR_LITTLE_ENDIAN, LEVELS)
+
+
+def test_what_no_element_can_hold_is_left_out_and_the_match_goes_on() -> None:
+    columns = [Column(0x00080050, "SH"), Column(0x00280010, "US"), Column(0x00280011, "US")]
+    ds = read(RowEncoder(columns, [], [""], EXPLICIT_VR_LITTLE_ENDIAN).encode(("x" * 70_000, 70_000, 7)), EXPLICIT_VR_LITTLE_ENDIAN)
+    assert (ds.AccessionNumber, ds.Rows, ds.Columns) == ("", None, 7)
+
+
+def test_a_flood_of_empty_elements_is_refused_before_it_is_read() -> None:
+    flood = LEVEL + b"\x09\x00\x01\x00\0\0\0\0" * 130_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(IdentifierRefused):
+            parse(flood, IMPLICIT_VR_LITTLE_ENDIAN, LEVELS)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()

@@ -144,7 +144,7 @@ class Upload:
             raise BadRequest(str(error)) from None
         finally:
             self._lanes.close()
-        return [result for result in self._results if result is not None]
+        return [result or Stored(PROCESSING_FAILURE, "processing failed") for result in self._results]
 
     def _single(self, pieces: Iterable[bytes]) -> None:
         part = _Part(self)
@@ -217,10 +217,10 @@ class Upload:
         self._away_until = time.monotonic() + NO_ATTEMPT
 
     def keep(self, place: int, result: Stored) -> None:
+        self._results[place] = result
         if not result.ok:
             uid = result.sop_instance[:64]
             log.warning("instance.refused", sop_instance_uid=uid, status=f"{result.status:04X}", comment=result.comment)
-        self._results[place] = result
 
     def give_back(self, session: IngestSession) -> None:
         self._lanes.give_back(session)
@@ -230,21 +230,25 @@ class Upload:
         self._commits.submit(self._commit, place, header, session, writer)
 
     def _commit(self, place: int, header: Part10Header, session: IngestSession, writer: InstanceWriter) -> None:
+        try:
+            self.keep(place, self._outcome(header, writer))
+        finally:
+            self._lanes.give_back(session)  # whatever happens: the request waits for all of them at its end
+
+    def _outcome(self, header: Part10Header, writer: InstanceWriter) -> Stored:
         names = (header.sop_class_uid, header.sop_instance_uid)
         try:
             receipt = writer.commit()
-            status = self.policy.status_of_outcome(receipt.outcome)
-            comment = receipt.detail if status != SUCCESS else ""
-            result = Stored(status, comment, *names, receipt.study_uid, receipt.series_uid)
         except StorageError as error:
             if isinstance(error, IndexUnavailable):
                 self._index_is_away()
-            result = Stored(status_of(error), error.comment, *names)
+            return Stored(status_of(error), error.comment, *names)
         except Exception as error:  # noqa: BLE001 - one instance that fails must not take the others' answers with it
             log.error("stow.instance_failed", sop_instance_uid=names[1], **describe(error))
-            result = Stored(PROCESSING_FAILURE, "processing failed", *names)
-        self.keep(place, result)
-        self._lanes.give_back(session)
+            return Stored(PROCESSING_FAILURE, "processing failed", *names)
+        status = self.policy.status_of_outcome(receipt.outcome)
+        comment = receipt.detail if status != SUCCESS else ""
+        return Stored(status, comment, *names, receipt.study_uid, receipt.series_uid)
 
 
 class _Part:

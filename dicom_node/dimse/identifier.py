@@ -37,7 +37,8 @@ _TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _BINARY: Final = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 _UTF8: Final = "ISO_IR 192"
 _LONGEST: Final = 65534  # of a value whose length has 16 bits; a longer one is left out
-# Character sets without code extensions that can carry an answer, by their defined terms (PS3.3 C.12.1.1.2).
+# Character sets without code extensions in which an answer goes out, by their defined terms (PS3.3 C.12.1.1.2). GB18030 and GBK are not
+# among them: a backslash may be the second byte of their characters, and readers take it for the end of a value.
 _SINGLE: Final = {
     "ISO_IR 100": "latin_1",
     "ISO_IR 101": "iso8859_2",
@@ -50,8 +51,6 @@ _SINGLE: Final = {
     "ISO_IR 148": "iso8859_9",
     "ISO_IR 166": "iso8859_11",
     "ISO_IR 203": "iso8859_15",
-    "GB18030": "gb18030",
-    "GBK": "gbk",
     _UTF8: "utf-8",
 }
 

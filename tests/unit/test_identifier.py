@@ -24,8 +24,8 @@ SYNTAXES = [IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN]
 LEVELS = ("STUDY", "SERIES", "IMAGE")
 COLUMNS = (
     Column(0x00080016, "UI"),
-    Column(0x00080050, "SH"),
     Column(0x00080061, "CS"),
+    Column(0x00081030, "LO"),
     Column(0x00100010, "PN"),
     Column(0x00201208, "IS"),
     Column(0x00280010, "US"),
@@ -56,7 +56,7 @@ def read(data: bytes, syntax: str) -> Dataset:
     st.one_of(st.none(), st.integers(0, 10**6)),
 )
 def test_pydicom_reads_what_is_encoded(syntax: str, character_set: str, name: str, text: str, rows: int, count: int | None) -> None:
-    row = ("1.2.3", text, "CT\\MR", name, count, rows, "0.5\\0.25", text * 20, "")
+    row = ("1.2.3", "CT\\MR", text, name, count, rows, "0.5\\0.25", text * 20, "")
     encoder = RowEncoder(COLUMNS, [(0x00080052, "CS", "STUDY"), (0x00080054, "AE", "NODE")], [character_set], syntax)
     data = encoder.encode(row)
     ds = read(data, syntax)
@@ -64,7 +64,7 @@ def test_pydicom_reads_what_is_encoded(syntax: str, character_set: str, name: st
     assert [element.tag for element in ds] == sorted(element.tag for element in ds)
     assert (ds.QueryRetrieveLevel, ds.RetrieveAETitle, ds.SOPClassUID) == ("STUDY", "NODE", "1.2.3")
     assert list(ds.ModalitiesInStudy) == ["CT", "MR"]
-    assert (str(ds.AccessionNumber), str(ds.PatientName)) == (text, name)
+    assert (str(ds.StudyDescription), str(ds.PatientName)) == (text, name)
     assert (ds.get(0x00401400).value or "") == text * 20
     assert ds.Rows == rows
     assert ds.NumberOfStudyRelatedInstances == count

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydicom import Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.multival import MultiValue
 
 from dicom_node.errors import UsageError
 
@@ -42,4 +43,4 @@ def shown(match: Dataset, asked: Dataset) -> list[str]:
     """A match as columns, in the order of what was asked for."""
     hidden = ("QueryRetrieveLevel", "SpecificCharacterSet")
     values = [match.get(each.keyword, "") for each in asked if each.keyword not in hidden]
-    return ["/".join(map(str, value)) if isinstance(value, list | tuple) else str(value) for value in values]
+    return ["/".join(map(str, value)) if isinstance(value, MultiValue) else str(value) for value in values]

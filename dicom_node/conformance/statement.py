@@ -71,6 +71,7 @@ RESOURCES: Final = {
     ("GET", "readyz"): "index and archive can be used",
     ("GET", "metrics"): "Prometheus text",
     ("GET", "conformance"): "this statement",
+    ("GET", "openapi.json"): "these addresses as an OpenAPI 3.1 document: parameters, media types, answers, errors",
 }
 
 

@@ -3,7 +3,7 @@
 /healthz     the process answers
 /readyz      index and archive can be used; 503 with the reason otherwise
 /metrics     Prometheus text; no patient identity
-/dicom-web   search, retrieve and store (PS3.18); /wado for older viewers
+/dicom-web   search, retrieve and store (PS3.18); /wado for older viewers; all of it described in openapi.json
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from starlette.routing import Route
 from dicom_node.errors import ConfigurationError
 from dicom_node.node import Node
 from dicom_node.transcode import Transcoder
-from dicom_node.web import conformance
+from dicom_node.web import conformance, openapi
 from dicom_node.web.authentication import Gate
 from dicom_node.web.dicomweb import delete, stow, wado_uri
 from dicom_node.web.dicomweb.errors import WebError, failed, refused
@@ -60,8 +60,8 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
     health = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
     transcoder = transcoder or Transcoder()
     retrieve = [*dicomweb_routes(node, transcoder), *wado_uri.routes(node, transcoder)]
-    routes = [*health, *retrieve, *stow.routes(uploads), *delete.routes(node)]
-    routes.append(conformance.route(node, routes))
+    described = [openapi.route(node), conformance.route(node)]
+    routes = [*health, *retrieve, *stow.routes(uploads), *delete.routes(node), *described]
     gate = Middleware(Gate, settings=node.config.web, database=node.database)
     handlers = {WebError: refused, HTTPException: refused, StorageError: refused, Exception: failed}
     return Starlette(routes=routes, middleware=[gate], exception_handlers=handlers)

@@ -1,0 +1,135 @@
+"""The parameters of the web interface, for its OpenAPI document: what may stand in addresses, queries and headers, and in which form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dicom_node.web.dicomweb.delete import MAX_REASON
+from dicom_node.web.dicomweb.rendering_parameters import FUNCTIONS, MAX_SIDE
+from dicom_node.web.dicomweb.search_parameters import MAX_NUMBER
+from dicom_node.web.dicomweb.wado_uri import MAX_FRAME, NOT_SUPPORTED
+from storage.attributes import ATTRIBUTES, Level, Source
+
+_UID: Final = {"type": "string", "maxLength": 64, "pattern": r"^[0-9]+(\.[0-9]+)*$"}
+_UIDS: Final = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9}){0,5}(,[0-9]{1,9}(\.[0-9]{1,9}){0,5}){0,9}$"}
+_NUMBER: Final = r"-?[0-9]{1,9}(\.[0-9]{1,6})?"
+_PART: Final = r"(0(\.[0-9]{1,6})?|1)"
+
+# The form of a matching value by VR: a single value, a range or a text with wildcards (PS3.4 C.2.2.2).
+_FORMS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "DA": {"type": "string", "pattern": "^([0-9]{8}|[0-9]{8}-[0-9]{8}|[0-9]{8}-|-[0-9]{8})$"},
+    "TM": {"type": "string", "pattern": r"^([0-9]{6}(\.[0-9]{1,6})?|[0-9]{6}-[0-9]{6}|[0-9]{6}-|-[0-9]{6})$"},
+    "UI": _UIDS,
+}
+_TEXT: Final = {"type": "string", "maxLength": 64, "pattern": r"^[^\x00-\x1f\x7f]*$"}
+
+
+def _one(name: str, where: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    required = {"required": True} if where == "path" else {}
+    return {"name": name, "in": where, "description": description, **required, "schema": dict(schema)}
+
+
+def _integer(least: int, most: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+IN_PATH: Final[Mapping[str, Mapping[str, Any]]] = {
+    "study": _one("study", "path", "Study Instance UID", _UID),
+    "series": _one("series", "path", "Series Instance UID", _UID),
+    "instance": _one("instance", "path", "SOP Instance UID", _UID),
+    "frames": _one(
+        "frames", "path", "Numbers of frames, counted from 1", {"type": "string", "pattern": "^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$"}
+    ),
+    "path": _one(
+        "path",
+        "path",
+        "A tag; below sequences: tag/item number/tag",
+        {"type": "string", "pattern": "^[0-9A-Fa-f]{8}(/[1-9][0-9]{0,5}/[0-9A-Fa-f]{8}){0,32}$"},
+    ),
+}
+_ACCEPT: Final = _one("accept", "query", "Media types, as in the header Accept", {"type": "string", "maxLength": 4096})
+_SEARCH: Final = {
+    "limit": _one("limit", "query", "How many matches at most", _integer(0, MAX_NUMBER - 1)),
+    "offset": _one("offset", "query", "How many matches to leave out", _integer(0, MAX_NUMBER - 1)),
+    "fuzzymatching": _one("fuzzymatching", "query", "Match names by their sound", {"type": "boolean"}),
+    "includefield": {
+        **_one("includefield", "query", "Keywords or tags to return, or all", {"type": "array", "maxItems": 500}),
+        "style": "form",
+        "explode": False,
+    },
+}
+_SEARCH["includefield"]["schema"]["items"] = {
+    "anyOf": [
+        {"type": "string", "enum": ["all", *sorted(each.keyword for each in ATTRIBUTES.values())]},
+        {"type": "string", "pattern": "^[0-9A-Fa-f]{8}$"},
+    ]
+}
+_RENDERING: Final = {
+    "window": _one(
+        "window",
+        "query",
+        "center,width,function",
+        {"type": "string", "pattern": rf"^{_NUMBER},[1-9][0-9]{{0,8}}(,({'|'.join(FUNCTIONS)}))?$"},
+    ),
+    "viewport": _one(
+        "viewport",
+        "query",
+        f"width,height or width,height,left,top,width,height; the picture may have {MAX_SIDE} columns and rows",
+        {"type": "string", "pattern": r"^[1-9][0-9]{0,2},[1-9][0-9]{0,2}(,[0-9]{1,4},[0-9]{1,4},[1-9][0-9]{0,3},[1-9][0-9]{0,3})?$"},
+    ),
+    "quality": _one("quality", "query", "Of JPEG", _integer(1, 100)),
+}
+_WADO_URI: Final = {
+    "requestType": {**_one("requestType", "query", "WADO", {"type": "string", "const": "WADO"}), "required": True},
+    "studyUID": {**_one("studyUID", "query", "Study Instance UID", _UID), "required": True},
+    "seriesUID": {**_one("seriesUID", "query", "Series Instance UID", _UID), "required": True},
+    "objectUID": {**_one("objectUID", "query", "SOP Instance UID", _UID), "required": True},
+    "contentType": _one("contentType", "query", "Media types, as in the header Accept", {"type": "string", "maxLength": 4096}),
+    "transferSyntax": _one("transferSyntax", "query", "Of application/dicom", _UID),
+    "frameNumber": _one("frameNumber", "query", "Counted from 1", _integer(1, MAX_FRAME)),
+    "rows": _one("rows", "query", "Of the picture", _integer(1, MAX_SIDE)),
+    "columns": _one("columns", "query", "Of the picture", _integer(1, MAX_SIDE)),
+    "region": _one(
+        "region", "query", "left,top,right,bottom, each from 0 to 1", {"type": "string", "pattern": rf"^{_PART},{_PART},{_PART},{_PART}$"}
+    ),
+    "windowCenter": _one("windowCenter", "query", "With windowWidth", {"type": "number", "minimum": -1e9, "maximum": 1e9}),
+    "windowWidth": _one("windowWidth", "query", "With windowCenter", {"type": "number", "minimum": 1, "maximum": 1e9}),
+    "imageQuality": _one("imageQuality", "query", "Of JPEG", _integer(1, 100)),
+    **{name: _one(name, "query", "Not supported", {"type": "string", "enum": ["no", ""]}) for name in NOT_SUPPORTED},
+}
+_ENTITY_HEADERS: Final = {"If-None-Match": _one("If-None-Match", "header", "ETags that the client has", {"type": "string"})}
+_RANGE_HEADERS: Final = {
+    "Range": _one("Range", "header", "bytes=first-last; what is no range of bytes is ignored", {"type": "string"}),
+    "If-Range": _one("If-Range", "header", "The ETag that the range is of", {"type": "string"}),
+}
+_REASON: Final = _one("reason", "query", "Why, for the tombstone", {"type": "string", "maxLength": MAX_REASON, "pattern": "^[ -~]*$"})
+
+# The attributes that have a column; others can be matched and returned too, under their keyword or tag.
+_MATCHING: Final = {
+    each.keyword: _one(each.keyword, "query", f"{each.vr}, to be matched", _FORMS.get(each.vr, _TEXT))
+    for each in ATTRIBUTES.values()
+    if each.source is not Source.HEADER
+}
+
+PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
+    **IN_PATH,
+    "accept": _ACCEPT,
+    "reason": _REASON,
+    **_SEARCH,
+    **_RENDERING,
+    **_WADO_URI,
+    **_ENTITY_HEADERS,
+    **_RANGE_HEADERS,
+    **_MATCHING,
+}
+RENDERING: Final = ("accept", *_RENDERING)
+WADO_URI: Final = ("accept", *_WADO_URI)
+ENTITY_HEADERS: Final = tuple(_ENTITY_HEADERS)
+RANGE_HEADERS: Final = tuple(_RANGE_HEADERS)
+
+
+def searching(level: Level) -> tuple[str, ...]:
+    """The parameters of a search at a level."""
+    matching = [each.keyword for each in ATTRIBUTES.values() if each.keyword in _MATCHING and each.level.depth <= level.depth]
+    return ("accept", *_SEARCH, *matching)

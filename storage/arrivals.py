@@ -18,6 +18,10 @@ from storage.rows import INSTANCE_COLUMNS, LOCATION_COLUMNS, TOUCH_SECONDS, Entr
 _OF_LOCATION = tuple(f"location_{name}" for name in LOCATION_COLUMNS[1:])
 _CHECKED = ("study_uid", "series_uid")
 _COLUMNS = (*INSTANCE_COLUMNS, *_OF_LOCATION, *_CHECKED)
+# What SQLite says before it has written anything.
+_NOT_BEGUN = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN}
+)
 MAX_ROWS = 32766 // len(_COLUMNS)  # of one statement: SQLite's limit of parameters
 
 
@@ -67,10 +71,10 @@ def insert(connection: sqlite3.Connection, group: Sequence[Entry], memory: Memor
         values += (header.study_uid, header.series_uid)
     try:
         connection.execute(_statement(len(group)), values).close()
-    except sqlite3.IntegrityError:
-        return False
+    except (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError, ValueError):
+        return False  # the last four: a value that cannot be bound, and nothing was executed
     except sqlite3.OperationalError as error:
-        if (error.sqlite_errorcode & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if (error.sqlite_errorcode & 0xFF) in _NOT_BEGUN:
             return False
         raise
     for entry in group:

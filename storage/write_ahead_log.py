@@ -38,11 +38,17 @@ def lengthen(connection: sqlite3.Connection, pages: int) -> None:
 
 
 def _fill(path: Path, size: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY)
+    # Appended wherever the end is: should this no longer be the log that is locked, nothing that stands in it is written over.
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
-        at = os.fstat(descriptor).st_size
-        while at < size:
-            at += os.pwrite(descriptor, bytes(min(_PIECE, size - at)), at)
-        os.fsync(descriptor)
+        before = at = os.fstat(descriptor).st_size
+        try:
+            while at < size:
+                at += os.write(descriptor, bytes(min(_PIECE, size - at)))
+            os.fsync(descriptor)
+        except OSError:
+            if os.fstat(descriptor).st_size == at:
+                os.ftruncate(descriptor, before)  # the last of a disk's space is for what has to be written
+            raise
     finally:
         os.close(descriptor)

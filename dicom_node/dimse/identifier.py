@@ -7,26 +7,28 @@ ASCII goes out in the request's character set where that has it, else in UTF-8, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct, pack
 from struct import error as StructError
 from typing import Any, Final
 
-from pydicom import Dataset
 from pydicom.charset import convert_encodings, decode_bytes
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 
 from dicom_node.dimse.contexts import IMPLICIT_VR_LITTLE_ENDIAN
 from dicom_node.pixels.elements import LONG, Element, NotReadable, read
-from storage.attributes import Level
+from storage.attributes import UNIQUE_KEYS, Level
+from storage.matching import MAX_TERMS
 from storage.query import Column, Key
+from storage.query_rows import element_text
 
 MAX_IDENTIFIER: Final = 1 << 20
 """Longest identifier taken, in bytes."""
 MAX_KEYS: Final = 512
-"""Most elements of one, those of its sequences included."""
+"""Most elements of one, those of its sequences included, and most items of these."""
+MAX_VALUES: Final = 100
+"""Most values of a key that is no list of Study, Series or SOP Instance UIDs: each is a condition, not an entry of an index."""
 CHARACTER_SET: Final = 0x00080005
 LEVEL: Final = 0x00080052
 RETRIEVE_AE_TITLE: Final = 0x00080054
@@ -35,6 +37,7 @@ TIMEZONE: Final = 0x00080201
 Row = Sequence[Any]
 _TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _BINARY: Final = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
+_TAG: Final = Struct("<HH")
 _UTF8: Final = "ISO_IR 192"
 _LONGEST: Final = 65534  # of a value whose length has 16 bits; a longer one is left out
 # Character sets without code extensions in which an answer goes out, by their defined terms (PS3.3 C.12.1.1.2). GB18030 and GBK are not
@@ -92,7 +95,10 @@ def parse(identifier: bytes, transfer_syntax: str, levels: Sequence[str]) -> Req
         raise IdentifierRefused(f"Query/Retrieve Level has to be one of {', '.join(levels)}")
     sets = tuple(part.strip() for part in plain.get(CHARACTER_SET, "").split("\\"))
     encodings = _encodings(sets)
+    if _items(elements) > MAX_KEYS:
+        raise IdentifierRefused(f"the sequences of the identifier have more than {MAX_KEYS} items")
     keys = tuple(_key(element, encodings) for element in elements)
+    _check_values(keys)
     return Request(Level(level), keys, sets, plain.get(TIMEZONE, ""), frozenset(key.tag for key in keys))
 
 
@@ -107,6 +113,34 @@ def _encodings(character_sets: Sequence[str]) -> list[str]:
         return ["iso8859"]
 
 
+def _items(elements: Sequence[Element]) -> int:
+    return sum(len(each.value) + sum(map(_items, each.value)) for each in elements if isinstance(each.value, list))
+
+
+def _check_values(keys: Sequence[Key]) -> None:
+    """Refuse lists that would take the index, or the row by row comparison, beyond measure; all together, as a statement has one limit."""
+    listed = [_values_of(key) for key in keys if key.tag in _LISTED]
+    others = [_values_of(key) for key in _all_keys(keys) if key.tag not in _LISTED]
+    if sum(listed) > MAX_TERMS:
+        raise IdentifierRefused(f"more than {MAX_TERMS} UIDs")
+    if max(others, default=0) > MAX_VALUES or sum(others) > 2 * MAX_KEYS:
+        raise IdentifierRefused(f"a key with more than {MAX_VALUES} values, or too many values of all keys")
+
+
+_LISTED: Final = frozenset(UNIQUE_KEYS.values()) - {UNIQUE_KEYS[Level.PATIENT]}
+
+
+def _all_keys(keys: Iterable[Key]) -> Iterator[Key]:
+    for key in keys:
+        yield key
+        for item in key.items:
+            yield from _all_keys(item)
+
+
+def _values_of(key: Key) -> int:
+    return str(key.value).count("\\") + 1
+
+
 def _key(element: Element, encodings: list[str]) -> Key:
     vr, value = element.vr.decode(), element.value
     if isinstance(value, list):
@@ -118,6 +152,8 @@ def _key(element: Element, encodings: list[str]) -> Key:
 
 
 def _value(raw: bytes, vr: str, encodings: list[str]) -> str:
+    if vr == "AT":
+        return "\\".join(f"{group:04X}{number:04X}" for group, number in _TAG.iter_unpack(raw[: len(raw) // 4 * 4]))
     if vr in _BINARY:
         form = Struct("<" + _BINARY[vr])
         return "\\".join(str(number) for (number,) in form.iter_unpack(raw[: len(raw) // form.size * form.size]))
@@ -169,8 +205,8 @@ class RowEncoder:
 
 
 def _codecs(character_sets: Sequence[str]) -> list[tuple[str, str]]:
-    """The request's character set as that of an answer, where it is a single one."""
-    name = character_sets[0] if len(character_sets) == 1 else ""
+    """The request's character set as that of an answer; of one with code extensions the first, which may do for the names that match."""
+    name = character_sets[0].replace("ISO 2022 IR ", "ISO_IR ") if character_sets else ""
     return [(name, _SINGLE[name])] if name in _SINGLE else []
 
 
@@ -194,8 +230,9 @@ def _encoder(column: Column, explicit: bool) -> _Encode:
     head, pad = _head(tag, vr, explicit), b"\0" if vr == "UI" else b" "
     size = 2 if explicit and vr.encode() not in LONG else 4
     empty = head + bytes(size)
-    if vr in _BINARY:
-        return lambda value, codec: _sized(head, _numbers(value, vr), size)
+    if vr in _BINARY or vr == "AT":
+        binary = _tags if vr == "AT" else _numbers
+        return lambda value, codec: _sized(head, _fitting(binary(value, vr), size), size)
 
     def encode(value: Any, codec: str) -> bytes:
         if value is None or value == "":
@@ -235,21 +272,42 @@ def _numbers(value: Any, vr: str) -> bytes:
     form, whole = "<" + _BINARY[vr], vr not in ("FL", "FD")
     values = [value] if isinstance(value, int | float) else str(value).split("\\")
     try:
-        return b"".join(pack(form, int(each) if whole else float(each)) for each in values)[:_LONGEST]
+        return b"".join(pack(form, int(each) if whole else float(each)) for each in values)
     except (ValueError, OverflowError, StructError):
         return b""
+
+
+def _tags(value: Any, vr: str) -> bytes:
+    """Attribute tags, which the index holds as eight hexadecimal digits each."""
+    try:
+        return b"".join(_TAG.pack(int(each[:4], 16), int(each[4:], 16)) for each in str(value or "").split("\\") if each)
+    except (ValueError, StructError):
+        return b""
+
+
+def _fitting(raw: bytes, size: int) -> bytes:
+    return raw if size == 4 or len(raw) <= _LONGEST else b""
 
 
 def _sequence(tag: int, value: Any, codec: str, explicit: bool) -> bytes:
     """A sequence, whose items the index holds as DICOM JSON."""
     items = json.loads(value) if isinstance(value, str) and value else value or []
-    json.dumps(items, ensure_ascii=False).encode(codec)  # as the other columns; the writer would put question marks
-    parts = []
-    for item in items:
-        ds = Dataset.from_json(item)
-        buffer = DicomBytesIO()
-        buffer.is_little_endian, buffer.is_implicit_VR = True, not explicit
-        write_dataset(buffer, ds, [codec])
-        data = buffer.getvalue()
-        parts.append(pack("<HHL", 0xFFFE, 0xE000, len(data)) + data)
-    return _sized(_head(tag, "SQ", explicit), b"".join(parts), 4)
+    return _sized(_head(tag, "SQ", explicit), b"".join(_item(item, codec, explicit) for item in items), 4)
+
+
+def _item(item: Mapping[str, Mapping[str, Any]], codec: str, explicit: bool) -> bytes:
+    elements = [_json_element(int(name, 16), item[name], codec, explicit) for name in sorted(item)]
+    data = b"".join(elements)
+    return pack("<HHL", 0xFFFE, 0xE000, len(data)) + data
+
+
+def _json_element(tag: int, element: Mapping[str, Any], codec: str, explicit: bool) -> bytes:
+    """An element of an item. Its texts go out in the match's own character set, so an item names none."""
+    vr = element["vr"][:2]
+    if tag == CHARACTER_SET:
+        return b""
+    if vr == "SQ":
+        return _sequence(tag, element.get("Value"), codec, explicit)
+    if "InlineBinary" in element:
+        return _element(tag, vr, b64decode(element["InlineBinary"]), explicit)
+    return _encoder(Column(tag, vr), explicit)(element_text(element), codec)

@@ -15,6 +15,7 @@ from storage.archive import Archive, Outcome, Receipt, Source
 from storage.database import Database, open_database
 from storage.errors import IndexUnavailable
 from storage.schema import instance, location, study
+from storage.writer import OutcomeUnknown
 from tests.datasets import CT, EXPLICIT, dataset
 
 SOURCE = Source(None, "SCANNER", "NODE", "127.0.0.1")
@@ -122,6 +123,16 @@ def test_a_locked_index_is_unavailable_and_service_resumes(archive: Archive) -> 
         put(archive, number)
     with archive.database.begin(), pytest.raises(IndexUnavailable):
         put(archive, 3)
+    assert put(archive, 3).outcome is Outcome.STORED
+
+
+def test_an_index_that_takes_no_writes_is_unavailable_and_nothing_is_left_open(archive: Archive) -> None:
+    for number in (1, 2):
+        put(archive, number)
+    archive.writer._connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(IndexUnavailable) as refused:
+        put(archive, 3)
+    assert not isinstance(refused.value, OutcomeUnknown)
     assert put(archive, 3).outcome is Outcome.STORED
 
 

@@ -66,6 +66,8 @@ class FindService:
             association.respond(message, NOT_AUTHORIZED, "this AE title may not query here")
             return
         status, comment = self._find(association, message)
+        if status != SUCCESS:
+            log.info("find.ended", status=f"{status:04X}", comment=comment)
         association.respond(message, status, comment)
 
     def _find(self, association: Acceptor, message: Message) -> tuple[int, str]:

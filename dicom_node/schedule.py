@@ -66,6 +66,7 @@ class Duties:
         with self._node.database.begin() as connection:
             runs.settle(connection, now=self._node.clock())
             deliveries.settle(connection, now=self._node.clock())
+            commitments.settle(connection, now=self._node.clock())
         return freed
 
     def end_unserved_deliveries(self) -> int:
@@ -76,6 +77,16 @@ class Duties:
             log.error("deliveries.unserved", count=failed)
             with self._node.database.begin() as connection:
                 deliveries.settle(connection, now=self._node.clock())
+        return failed
+
+    def end_unserved_commitments(self) -> int:
+        """Fail what peers asked us to commit that are no longer configured, or may not ask any more: nobody would judge or report it."""
+        served = [commitments.queue_of(peer.name) for peer in self._node.config.peer if peer.may_commit]
+        failed = self._queue.fail_unserved("commit", served, _may_not_commit)
+        if failed:
+            log.error("commitments.unserved", count=failed)
+            with self._node.database.begin() as connection:
+                commitments.settle(connection, now=self._node.clock())
         return failed
 
     def expire_associations(self) -> int:
@@ -129,7 +140,6 @@ class Duties:
         if free < 2 * self._node.config.archive.min_free:
             log.warning("disk.low", free_bytes=free, stops_at=self._node.config.archive.min_free)
 
-
     def retain(self) -> int:
         """Delete, a few studies at a time, what the retention rules let go."""
         report = self._purger.batch(most=self._node.config.retention.batch)
@@ -165,6 +175,12 @@ def _not_configured(queue: str, job: int) -> str:
     return f"peer '{peer}' is not configured any more; {way_out}"
 
 
+def _may_not_commit(queue: str, job: int) -> str:
+    peer = queue.partition(":")[2]
+    way_out = f"put its [[peer]] table with may_commit back, restart, and: dicom-node job retry {job}"
+    return f"no peer '{peer}' that may ask for storage commitment is configured any more; {way_out}"
+
+
 def completion_interval(quiet_period: float) -> float:
     """How often to look for quiet studies: often enough not to be noticed beside the quiet period itself."""
     return min(1.0, max(0.1, quiet_period / 10))
@@ -179,6 +195,7 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
         (duties.complete_studies, completion_interval(node.config.study.quiet_period)),
         (duties.reclaim_jobs, min(5.0, lease / 3)),
         (duties.end_unserved_deliveries, 10.0),
+        (duties.end_unserved_commitments, 10.0),
         (duties.expire_associations, 5.0),
         (duties.write_headers, 2.0),
         (duties.seal_studies, 10.0),

@@ -2,6 +2,7 @@
 
     REQUESTED --judge--> JUDGED --report taken--> REPORTED
                             \\--attempts spent--> FAILED
+    REQUESTED, JUDGED --its job failed or was canceled--> FAILED
 
 The references of a transaction and its failures are kept in one compressed value each: they are read as a whole or not at all.
 """
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import blake3
-from sqlalchemy import Connection, and_, delete, func, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, or_, select, update
 
 from storage import audit, integrity
 from storage.errors import NotFound, StorageError
 from storage.jobs import JobQueue, JobSpec
 from storage.records import from_row
-from storage.schema import commitment
+from storage.schema import commitment, job
 from storage.statements import insert_new, is_one_of
 
 if TYPE_CHECKING:
@@ -136,10 +137,10 @@ def record_request(connection: Connection, request: Request, queue: JobQueue, *,
             "duplicate": bool(known), "requested_at": now, "association_until": association_until,
         }  # fmt: skip
         pk = int(connection.execute(insert_new(connection, commitment).values(**values).returning(commitment.c.pk)).scalar_one())
-    job = JobSpec(
+    work = JobSpec(
         kind="commit", queue=queue_of(request.peer), dedupe_key=f"commit:{pk}", payload={"commitment_pk": pk}, max_attempts=MAX_ATTEMPTS
     )
-    job_pk = queue.enqueue(connection, job)
+    job_pk = queue.enqueue(connection, work)
     if job_pk is not None:
         connection.execute(update(commitment).where(commitment.c.pk == pk).values(job_pk=job_pk))
     return pk
@@ -256,6 +257,18 @@ def reopen(connection: Connection, pk: int) -> None:
     """Put a failed transaction back to be judged and reported (its job was requeued)."""
     failed = and_(commitment.c.pk == pk, commitment.c.state == "FAILED")
     connection.execute(update(commitment).where(failed).values(state="REQUESTED", reporter=None, reporter_until=None, detail=None))
+
+
+def settle(connection: Connection, *, now: float) -> int:
+    """End the transactions whose job has ended without them (nobody serves its queue, or a person canceled it); return how many.
+
+    One whose report is under way on the association that asked is left to it.
+    """
+    error = select(job.c.error).where(job.c.pk == commitment.c.job_pk).scalar_subquery()
+    ended = exists().where(job.c.pk == commitment.c.job_pk, is_one_of(job.c.state, "FAILED", "CANCELED"))
+    free = or_(commitment.c.reporter.is_(None), commitment.c.reporter_until < now)
+    change = update(commitment).where(is_one_of(commitment.c.state, *OPEN), ended, free)
+    return connection.execute(change.values(state="FAILED", detail=error)).rowcount
 
 
 def forget(connection: Connection, before: float) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, and_, exists, insert, select, update
 
 from storage.errors import NotFound
 from storage.jobs import JobQueue, JobSpec
 from storage.records import DeliveryInstanceRecord, DeliveryRecord, from_row
-from storage.schema import delivery, delivery_instance, job
+from storage.schema import commitment_request, delivery, delivery_instance, job
 from storage.statements import insert_new, is_one_of
 
 # Of an instance: SCHEDULED (still to be sent), ACCEPTED, REFUSED (for good), NOT_OFFERED (the peer's profile takes no such object).
@@ -96,12 +96,14 @@ def finish(connection: Connection, pk: int, state: str, detail: str = "", *, now
 
 
 def reopen_delivery(connection: Connection, pk: int) -> None:
-    """Put an ended delivery back to be tried again (its job was requeued); what was refused is offered anew."""
+    """Put an ended delivery back to be tried again (its job was requeued); what was refused is offered anew, its commitment asked anew."""
     connection.execute(update(delivery).where(delivery.c.pk == pk).values(state="SCHEDULED", detail=None, finished_at=None))
     refused = update(delivery_instance).where(delivery_instance.c.delivery_pk == pk, delivery_instance.c.state == "REFUSED")
     connection.execute(refused.values(state="SCHEDULED"))
     failed = update(delivery_instance).where(delivery_instance.c.delivery_pk == pk, delivery_instance.c.commitment == "FAILED")
     connection.execute(failed.values(state="SCHEDULED", commitment=None, commit_attempts=0))
+    asked = and_(commitment_request.c.delivery_pk == pk, commitment_request.c.state == "REQUESTED")
+    connection.execute(update(commitment_request).where(asked).values(state="EXPIRED", detail="the delivery was retried"))
 
 
 def settle(connection: Connection, *, now: float | None = None) -> int:

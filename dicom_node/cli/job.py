@@ -85,7 +85,7 @@ def _retry(arguments: argparse.Namespace) -> None:
     with index_of(config) as database:
         queue = JobQueue(database)
         found = queue.get(arguments.job)
-        if found.kind == "deliver":
+        if found.kind in ("deliver", "commit"):
             _refuse_unserved(config, found.queue)
         with database.begin() as connection:
             if not queue.requeue(found.pk, f"by {who()}", connection=connection):
@@ -103,11 +103,14 @@ def _retry(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_unserved(config: Config, queue: str) -> None:
-    from storage.deliveries import queue_of
+    from storage import commitments, deliveries
 
-    if queue not in {queue_of(peer.name) for peer in config.destinations}:
-        peer = queue.partition(":")[2]
-        raise CommandFailed(f"peer '{peer}' is not configured any more: put its [[peer]] table with host and port back, then retry")
+    delivering = {deliveries.queue_of(peer.name) for peer in config.destinations}
+    committing = {commitments.queue_of(peer.name) for peer in config.peer if peer.may_commit}
+    if queue not in delivering | committing:
+        kind, _, peer = queue.partition(":")
+        wanted = "host and port" if kind == "deliver" else "may_commit"
+        raise CommandFailed(f"peer '{peer}' is not configured any more: put its [[peer]] table with {wanted} back, then retry")
 
 
 def _cancel(arguments: argparse.Namespace) -> None:

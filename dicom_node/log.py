@@ -9,7 +9,8 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,6 +78,24 @@ def configure(level: str = "info", *, role: str = "") -> None:
 def _unexpected(error: BaseException | None) -> None:
     """What nobody caught ends a process or a thread. Python would print its text, which may quote a row or a data set."""
     structlog.get_logger().error("unexpected.error", exc_info=error)
+
+
+class Repeated:
+    """Tells what is new from what was said already: a line that a loop would write again and again is written once in ``seconds``."""
+
+    def __init__(self, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._last: str | None = None
+        self._at = 0.0
+
+    def worth(self, text: str) -> bool:
+        """Whether the text is another than the last one, or that was written long ago. Not for several threads at once."""
+        now = self._clock()
+        if text == self._last and now - self._at < self._seconds:
+            return False
+        self._last, self._at = text, now
+        return True
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import func, select
 
+from dicom_node.log import Repeated
 from dicom_node.node import Node, build_purger
 from storage import associations, audit, commitments, completion, deletion, deliveries, header_json, integrity, runs
 from storage.completion import CompletionPolicy
@@ -212,11 +213,14 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
 
 
 def _guarded(duty: Callable[[], object]) -> Callable[[], None]:
+    waiting = Repeated()
+
     def run() -> None:
         try:
             duty()
         except IndexUnavailable as error:
-            log.warning("schedule.waiting", duty=duty.__name__, why=str(error))
+            if waiting.worth(str(error)):
+                log.warning("schedule.waiting", duty=duty.__name__, why=str(error))
         except Exception:  # the outer edge of the clock: one duty's failure must not end the others
             log.error("schedule.failed", duty=duty.__name__, exc_info=True)
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from dicom_node.errors import GiveUp, Released, TryAgain
-from dicom_node.log import bound
+from dicom_node.log import Repeated, bound
 from storage.errors import IndexUnavailable, StaleToken
 from storage.jobs import ClaimedJob, JobQueue
 
@@ -109,12 +109,13 @@ class Worker:
 
     def run(self) -> None:
         """Work until :meth:`stop`. An index that is away is waited for."""
-        wait = SHORTEST_WAIT
+        wait, waiting = SHORTEST_WAIT, Repeated()
         while not self._stopping.is_set():
             try:
                 worked = self.step()
             except IndexUnavailable as error:
-                log.warning("worker.waiting", why=str(error))
+                if waiting.worth(str(error)):
+                    log.warning("worker.waiting", why=str(error))
                 worked, wait = False, LONGEST_WAIT
             if worked or self._bell.wait(wait):
                 wait = SHORTEST_WAIT

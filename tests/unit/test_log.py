@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+from dicom_node.log import Repeated
+
 PROGRAM = """
 import logging, warnings
 import structlog
@@ -51,3 +53,14 @@ def test_what_nobody_caught_reaches_the_log_by_type_and_place_only() -> None:
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert [(event["event"], event["error"]) for event in events] == [("unexpected.error", "ValueError")] * 2
     assert all(event["trace"].endswith("fail") for event in events)
+
+
+def test_what_a_loop_says_again_and_again_is_worth_a_line_when_it_changes_and_once_a_minute() -> None:
+    now = 1000.0
+    repeated = Repeated(60.0, clock=lambda: now)
+    assert [repeated.worth(text) for text in ("full", "full", "away", "away", "full")] == [True, False, True, False, True]
+    now += 59.0
+    assert not repeated.worth("full")
+    now += 1.0
+    assert repeated.worth("full")
+    assert not repeated.worth("full")

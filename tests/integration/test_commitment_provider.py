@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,7 +178,10 @@ def test_a_peer_without_a_port_is_told_on_its_association_however_long_that_take
         send(node, made, tmp_path / "sent")
         with user(node.port, reports) as association:
             assert ask(association, request_of(pairs_of(made))) == 0x0000
-            threading.Event().wait(0.3)  # longer than a report is left to an association whose peer can be called
+            with node.node.database.read() as connection:
+                asked_at = connection.scalars(select(commitment.c.requested_at)).one()
+            # so long is a report left to an association whose peer can be called
+            until(lambda: node.node.clock() > asked_at + node.node.config.commitment.report_wait)
             steps(node)
             assert reports.committed() == {image.SOPInstanceUID for image in made}
             until(lambda: state(node) == ["REPORTED"])

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from dicom_node.web.dicomweb.accept import MAX_ACCEPT
 from dicom_node.web.dicomweb.delete import MAX_REASON
-from dicom_node.web.dicomweb.rendering_parameters import FUNCTIONS, MAX_SIDE
-from dicom_node.web.dicomweb.search_parameters import MAX_NUMBER
+from dicom_node.web.dicomweb.rendering_parameters import DECIMAL, FUNCTIONS, MAX_SIDE
+from dicom_node.web.dicomweb.search_parameters import MAX_NUMBER, MOMENTS
 from dicom_node.web.dicomweb.wado_uri import MAX_FRAME, NOT_SUPPORTED
 from storage.attributes import ATTRIBUTES, Level, Source
 
 _UID: Final = {"type": "string", "maxLength": 64, "pattern": r"^[0-9]+(\.[0-9]+)*$"}
-_UIDS: Final = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9}){0,5}(,[0-9]{1,9}(\.[0-9]{1,9}){0,5}){0,9}$"}
-_NUMBER: Final = r"-?[0-9]{1,9}(\.[0-9]{1,6})?"
-_PART: Final = r"(0(\.[0-9]{1,6})?|1)"
 
-# The form of a matching value by VR: a single value, a range or a text with wildcards (PS3.4 C.2.2.2).
+# The form of a matching value by VR: single values, ranges, lists of UIDs; empty or * for any (PS3.4 C.2.2.2).
+_ONE_UID: Final = r"[0-9]+(\.[0-9]+)*"
 _FORMS: Final[Mapping[str, Mapping[str, Any]]] = {
-    "DA": {"type": "string", "pattern": "^([0-9]{8}|[0-9]{8}-[0-9]{8}|[0-9]{8}-|-[0-9]{8})$"},
-    "TM": {"type": "string", "pattern": r"^([0-9]{6}(\.[0-9]{1,6})?|[0-9]{6}-[0-9]{6}|[0-9]{6}-|-[0-9]{6})$"},
-    "UI": _UIDS,
+    **{vr: {"type": "string", "pattern": rf'^(\*|""|{form.pattern})$'} for vr, form in MOMENTS.items()},
+    "UI": {"type": "string", "pattern": rf"^(\*|[,\\]*({_ONE_UID}([,\\]+{_ONE_UID})*[,\\]*)?)$"},
 }
-_TEXT: Final = {"type": "string", "maxLength": 64, "pattern": r"^[^\x00-\x1f\x7f]*$"}
+_TEXT: Final = {"type": "string", "pattern": r"^[^\x00]*$"}
+_MEDIA_TYPES: Final = ("*/*", "application/dicom", "application/dicom+json", "application/octet-stream", "image/jpeg", "image/png")
+_ACCEPTED: Final = {"anyOf": [{"enum": list(_MEDIA_TYPES)}, {"type": "string", "maxLength": MAX_ACCEPT}]}
 
 
 def _one(name: str, where: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ IN_PATH: Final[Mapping[str, Mapping[str, Any]]] = {
         {"type": "string", "pattern": "^[0-9A-Fa-f]{8}(/[1-9][0-9]{0,5}/[0-9A-Fa-f]{8}){0,32}$"},
     ),
 }
-_ACCEPT: Final = _one("accept", "query", "Media types, as in the header Accept", {"type": "string", "maxLength": 4096})
+_ACCEPT: Final = _one("accept", "query", "Media types, as in the header Accept", _ACCEPTED)
 _SEARCH: Final = {
     "limit": _one("limit", "query", "How many matches at most", _integer(0, MAX_NUMBER - 1)),
     "offset": _one("offset", "query", "How many matches to leave out", _integer(0, MAX_NUMBER - 1)),
@@ -70,13 +70,13 @@ _RENDERING: Final = {
         "window",
         "query",
         "center,width,function",
-        {"type": "string", "pattern": rf"^{_NUMBER},[1-9][0-9]{{0,8}}(,({'|'.join(FUNCTIONS)}))?$"},
+        {"type": "string", "pattern": rf"^{DECIMAL},{DECIMAL}(,({'|'.join(FUNCTIONS)}))?$"},
     ),
     "viewport": _one(
         "viewport",
         "query",
         f"width,height or width,height,left,top,width,height; the picture may have {MAX_SIDE} columns and rows",
-        {"type": "string", "pattern": r"^[1-9][0-9]{0,2},[1-9][0-9]{0,2}(,[0-9]{1,4},[0-9]{1,4},[1-9][0-9]{0,3},[1-9][0-9]{0,3})?$"},
+        {"type": "string", "pattern": rf"^[0-9]{{1,6}},[0-9]{{1,6}}(,({DECIMAL})?,({DECIMAL})?,({DECIMAL})?,({DECIMAL})?)?$"},
     ),
     "quality": _one("quality", "query", "Of JPEG", _integer(1, 100)),
 }
@@ -85,13 +85,13 @@ _WADO_URI: Final = {
     "studyUID": {**_one("studyUID", "query", "Study Instance UID", _UID), "required": True},
     "seriesUID": {**_one("seriesUID", "query", "Series Instance UID", _UID), "required": True},
     "objectUID": {**_one("objectUID", "query", "SOP Instance UID", _UID), "required": True},
-    "contentType": _one("contentType", "query", "Media types, as in the header Accept", {"type": "string", "maxLength": 4096}),
+    "contentType": _one("contentType", "query", "Media types, as in the header Accept", _ACCEPTED),
     "transferSyntax": _one("transferSyntax", "query", "Of application/dicom", _UID),
     "frameNumber": _one("frameNumber", "query", "Counted from 1", _integer(1, MAX_FRAME)),
     "rows": _one("rows", "query", "Of the picture", _integer(1, MAX_SIDE)),
     "columns": _one("columns", "query", "Of the picture", _integer(1, MAX_SIDE)),
     "region": _one(
-        "region", "query", "left,top,right,bottom, each from 0 to 1", {"type": "string", "pattern": rf"^{_PART},{_PART},{_PART},{_PART}$"}
+        "region", "query", "left,top,right,bottom, each from 0 to 1", {"type": "string", "pattern": rf"^({DECIMAL}(,{DECIMAL}){{3}})?$"}
     ),
     "windowCenter": _one("windowCenter", "query", "With windowWidth", {"type": "number", "minimum": -1e9, "maximum": 1e9}),
     "windowWidth": _one("windowWidth", "query", "With windowCenter", {"type": "number", "minimum": 1, "maximum": 1e9}),
@@ -103,7 +103,8 @@ _RANGE_HEADERS: Final = {
     "Range": _one("Range", "header", "bytes=first-last; what is no range of bytes is ignored", {"type": "string"}),
     "If-Range": _one("If-Range", "header", "The ETag that the range is of", {"type": "string"}),
 }
-_REASON: Final = _one("reason", "query", "Why, for the tombstone", {"type": "string", "maxLength": MAX_REASON, "pattern": "^[ -~]*$"})
+_REASON_FORM: Final = {"type": "string", "maxLength": MAX_REASON, "pattern": r"^[^\x00-\x1f\x7f]*$"}
+_REASON: Final = _one("reason", "query", "Why, for the tombstone", _REASON_FORM)
 
 # The attributes that have a column; others can be matched and returned too, under their keyword or tag.
 _MATCHING: Final = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -12,6 +13,8 @@ from dicom_node.web.dicomweb.errors import BadRequest
 
 MAX_SIDE: Final = 4096
 THUMBNAIL: Final = 200
+DECIMAL: Final = r"[+\-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+\-]?[0-9]+)?"
+_DECIMAL: Final = re.compile(DECIMAL)
 FUNCTIONS: Final = ("linear", "linear-exact", "sigmoid")
 
 
@@ -100,11 +103,13 @@ def _integer(text: str, name: str, low: int, high: int) -> int:
     return int(text)
 
 
+def decimal(text: str) -> float:
+    """A decimal number; NaN for what is none."""
+    return float(text) if len(text) <= 32 and _DECIMAL.fullmatch(text) else math.nan
+
+
 def _number(text: str, name: str) -> float:
-    try:
-        value = float(text) if len(text) <= 32 else math.nan
-    except ValueError:
-        value = math.nan
+    value = decimal(text)
     if not math.isfinite(value) or abs(value) > 1e9:
         raise BadRequest(f"{name} holds something that is no number")
     return value

@@ -21,7 +21,7 @@ MAX_NUMBER: Final = 1 << 31
 MAX_DEPTH: Final = 4  # of sequences in a path
 _TAG: Final = re.compile(r"[0-9A-Fa-f]{8}")
 _UIDS: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
-_MOMENTS: Final = {
+MOMENTS: Final = {
     "DA": re.compile(r"([0-9]{8})?-?([0-9]{8})?"),
     "TM": re.compile(r"([0-9]{2,6}(\.[0-9]{1,6})?)?-?([0-9]{2,6}(\.[0-9]{1,6})?)?"),
     "DT": re.compile(r"[0-9]{0,14}(\.[0-9]{1,6})?([+-][0-9]{4})?-?[0-9]{0,14}(\.[0-9]{1,6})?([+-][0-9]{4})?"),
@@ -184,7 +184,7 @@ def _value(tag: int, values: Sequence[str]) -> str:
     if _vr(tag) != "UI":
         if len(values) > 1:
             raise BadRequest(f"{tag:08X} is there twice")
-        form = _MOMENTS.get(_vr(tag))
+        form = MOMENTS.get(_vr(tag))
         if form is not None and values[0] not in ("*", '""') and not form.fullmatch(values[0]):
             raise BadRequest(f"{tag:08X}: a value is no {_vr(tag)} and no range of them")
         return values[0]

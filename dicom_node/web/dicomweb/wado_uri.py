@@ -24,7 +24,7 @@ from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource, NotAccept
 from dicom_node.web.dicomweb.picture import picture_of
 from dicom_node.web.dicomweb.pixels import Pixels, pixels_of
 from dicom_node.web.dicomweb.rendered import JPEG, PNG, RENDERERS, encoded
-from dicom_node.web.dicomweb.rendering_parameters import MAX_SIDE, Rendering, Viewport, Window
+from dicom_node.web.dicomweb.rendering_parameters import MAX_SIDE, Rendering, Viewport, Window, decimal
 from dicom_node.web.dicomweb.resources import PREFIX, Resource, checked_uid, entity_tag, intact, stored_instances
 from dicom_node.web.dicomweb.responses import Streamed, unchanged
 from dicom_node.web.dicomweb.wado import DICOM, single_part, target_syntax
@@ -154,10 +154,7 @@ def _integer(query: QueryParams, name: str, most: int) -> int | None:
 def _number(text: str | None, name: str) -> float | None:
     if not text:
         return None
-    try:
-        value = float(text) if len(text) <= 32 else math.nan
-    except ValueError:
-        value = math.nan
+    value = decimal(text)
     if not math.isfinite(value) or abs(value) > 1e9:
         raise BadRequest(f"{name} is no number")
     return value

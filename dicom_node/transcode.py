@@ -12,7 +12,7 @@ Changes are lossless: the pixel values, photometric interpretation and SOP Insta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,10 @@ class Frame:
         return values.reshape(shape)
 
 
+MAX_BYTES: Final = 1 << 30
+"""Longest data set that is transcoded or decoded; who reads one for that looks at its length first."""
+
+
 class Transcoder:
     """Child processes that transcode and decode; thread-safe.
 
@@ -64,7 +68,7 @@ class Transcoder:
         Seconds for one piece of work.
     """
 
-    def __init__(self, *, children: int = 2, limit: int = 1 << 30, deadline: float = 120.0) -> None:
+    def __init__(self, *, children: int = 2, limit: int = MAX_BYTES, deadline: float = 120.0) -> None:
         self._limit = limit
         self._pool = ChildPool(children, limit=limit, deadline=deadline)
 

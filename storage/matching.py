@@ -25,6 +25,7 @@ from sqlalchemy.sql.functions import FunctionElement
 Wanted: TypeAlias = str | int | float | Sequence[str]
 
 _ESCAPE = "!"
+MAX_INEXACT = 100  # wildcards and ranges in one list: each is a condition of its own
 MAX_TERMS = 10_000  # values in one list; a database takes some tens of thousands of parameters
 MAX_LENGTH = 1024  # characters of one value; wildcards in more of them would take long to try
 EMPTY = '""'
@@ -83,7 +84,11 @@ def parse(wanted: Wanted, vr: str = "LO") -> tuple[Term, ...]:
         raise ValueError(f"a list of {len(parts)} values to match; at most {MAX_TERMS}")
     if max(map(len, parts)) > MAX_LENGTH:
         raise ValueError(f"a value to match of more than {MAX_LENGTH} characters")
-    return tuple(_term(part, vr) for part in parts if part)
+    terms = tuple(_term(part, vr) for part in parts if part)
+    inexact = sum(isinstance(term, Range) or term.wildcard for term in terms)
+    if inexact > MAX_INEXACT:
+        raise ValueError(f"a list of {inexact} wildcards or ranges to match; at most {MAX_INEXACT}")
+    return terms
 
 
 def _term(part: str, vr: str) -> Term:

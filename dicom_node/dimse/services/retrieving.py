@@ -20,6 +20,7 @@ from dicom_node.dimse.services.retrieve_keys import MAX_IDENTIFIER, IdentifierRe
 from dicom_node.dimse.suboperations import Outbound, StoreChannel
 from dicom_node.errors import NodeError
 from dicom_node.retrieve import SequentialReader
+from dicom_node.transcode import MAX_BYTES, TranscodeError
 from storage.archive import Archive, StoredInstance
 from storage.errors import StorageError
 from storage.retrieval import select_instances
@@ -194,6 +195,8 @@ class SubOperationRun:
         for target in self._transcoding.targets(source):
             if target not in accepted:
                 continue
+            if stored.length > MAX_BYTES:
+                raise TranscodeError("the instance is larger than what is transcoded")
             data = data or b"".join(self._reader.load(stored).chunks())
             try:
                 changed = self._transcoding.transcode(data, source, target)

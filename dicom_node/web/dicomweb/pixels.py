@@ -23,7 +23,7 @@ from storage.archive import StoredInstance
 from storage.header_json import PIXELS, UNREADABLE
 
 UNDEFINED: Final = 0xFFFFFFFF
-INFLATE_LIMIT: Final = 512 << 20
+INFLATE_LIMIT: Final = 64 << 20  # in this process: several requests may do so at once
 FRAME_LIMIT: Final = 512 << 20  # bytes of one frame, decoded
 EXPLICIT, IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1"})

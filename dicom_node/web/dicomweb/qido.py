@@ -49,8 +49,10 @@ def _answer(node: Node, asked: Search, media_type: str, service: str) -> Respons
     rows = stream(node.database, planned)
     try:
         first = list(itertools.islice(rows, min(limit, KNOWN_AT_ONCE) + 1))
-    except BaseException:
+    except BaseException as error:
         rows.close()  # type: ignore[attr-defined]
+        if isinstance(error, QueryError):
+            raise BadRequest(str(error)) from None
         raise
     if len(first) <= min(limit, KNOWN_AT_ONCE):
         more = False

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from dicom_node import transcode
 from dicom_node.node import Node
-from dicom_node.transcode import TranscodeError, Transcoder
+from dicom_node.transcode import MAX_BYTES, TranscodeError, Transcoder
 from dicom_node.web.dicomweb.accept import MediaRange, Offer, accepted
 from dicom_node.web.dicomweb.errors import NotAcceptable, Unprocessable
 from dicom_node.web.dicomweb.multipart import MultipartWriter
@@ -135,6 +135,8 @@ def _transcoded(
 
 
 def _part10(stored: StoredInstance, target: str, transcoder: Transcoder) -> bytes:
+    if stored.length > MAX_BYTES:
+        raise TranscodeError("the instance is larger than what is transcoded")
     dataset = stored.pread(stored.meta_length, stored.length - stored.meta_length)
     changed = transcoder.transcode(dataset, stored.transfer_syntax_uid, target)
     return file_meta(stored.sop_class_uid, stored.sop_uid, target) + changed

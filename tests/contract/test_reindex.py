@@ -88,7 +88,7 @@ def test_the_journal_is_obeyed_but_not_for_what_came_after(root: Path, database:
     member = read_member(lambda length, offset: path.read_bytes()[offset : offset + length], 0)
     assert member is not None
     span = MemberSpan(name, 0, member.offset, member.length)
-    append(root, [Deletion(4, "1.2.1.1.1", STUDY, "d", "me", "asked", 1_760_000_050.0, (span,), run_key="r")])
+    append(Disk(), root, [Deletion(4, "1.2.1.1.1", STUDY, "d", "me", "asked", 1_760_000_050.0, (span,), run_key="r")])
     assert reindex(root, database).deleted == 1
     assert [row["received_at"] for row in rows(database, schema.instance)] == [1_760_000_000.5, 1_760_000_100.0]
     (tombstone,) = rows(database, schema.tombstone)

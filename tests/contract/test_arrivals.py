@@ -171,5 +171,7 @@ def test_a_log_that_cannot_be_lengthened_is_no_error(tmp_path: Path) -> None:
     write_ahead_log.lengthen(writer, 100)
     other.execute("ROLLBACK")
     other.close()
+    assert (tmp_path / "some.sqlite-wal").stat().st_size < 100 * 4096
     writer.execute("INSERT INTO t VALUES (1)")
+    assert writer.execute("SELECT x FROM t").fetchall() == [(1,)]
     writer.close()

@@ -11,7 +11,7 @@ from sqlalchemy import insert
 
 from storage.attributes import Level
 from storage.database import Database
-from storage.matching import MAX_TERMS
+from storage.matching import MAX_INEXACT, MAX_TERMS, parse
 from storage.names import name_keys
 from storage.query import CHUNK, Key, Query, QueryError, count, plan, stream
 from storage.schema import patient, study
@@ -112,3 +112,10 @@ def test_a_read_can_be_stopped_from_outside(index: Database) -> None:
     with pytest.raises(StoppedError):
         list(stream(index, plan(Query(Level.STUDY, (Key(STUDY_UID, "UI"),))), check=stop))
     assert len(ask(index, Key(STUDY_UID, "UI"))) == STUDIES
+
+
+def test_a_list_of_wildcards_is_bounded_more_narrowly_than_one_of_values() -> None:
+    assert len(parse([f"A{number}*" for number in range(MAX_INEXACT)])) == MAX_INEXACT
+    with pytest.raises(ValueError, match="wildcards"):
+        parse([f"A{number}*" for number in range(MAX_INEXACT + 1)])
+    assert len(parse([f"A{number}" for number in range(MAX_INEXACT + 1)])) == MAX_INEXACT + 1

@@ -173,7 +173,7 @@ OPEN = [f"host = '0.0.0.0'\n{TOKENS}", "host = '0.0.0.0'\nallow_anonymous = true
 
 @pytest.mark.parametrize("web", OPEN)
 def test_what_may_be_listened_on(web: str) -> None:
-    parse(f"[web]\n{web}")
+    assert parse(f"[web]\n{web}").web.host == web.split("'")[1]
 
 
 def test_deleting_is_not_offered_unless_it_is_configured(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_value_that_breaks_its_vr_keeps_its_place_and_harms_no_other() -> None
 def test_deep_nesting_does_not_crash(depth: int) -> None:
     body = b"\x40\x00\x30\xa7SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * depth
     start = part10(Dataset()).getvalue()
-    decode_header(encode_header(io.BytesIO(start + body), ExplicitVRLittleEndian))
+    assert isinstance(decode_header(encode_header(io.BytesIO(start + body), ExplicitVRLittleEndian)), dict)
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 10, bytes(200)])

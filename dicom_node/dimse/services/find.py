@@ -28,7 +28,6 @@ MORE_THAN_ANSWERED: Final = 0xB001
 NOT_AUTHORIZED: Final = 0x0124
 OUT_OF_RESOURCES: Final = 0xA700
 IDENTIFIER_DOES_NOT_MATCH: Final = 0xA900
-UNABLE_TO_PROCESS: Final = 0xC001
 AT_ONCE: Final = 32
 """Matches sent in one piece; a C-CANCEL is looked for between pieces."""
 

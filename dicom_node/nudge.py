@@ -24,7 +24,6 @@ def folder_for(runtime_dir: Path) -> Path:
     else:
         digest = hashlib.sha256(str(runtime_dir.absolute()).encode()).hexdigest()[:16]
         folder = Path(tempfile.gettempdir()) / f"dicom-node-{os.getuid()}-{digest}"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
 
@@ -32,11 +31,11 @@ class Doorbell:
     """One thread's bell: :meth:`wait` until somebody rings or a time has passed."""
 
     def __init__(self, runtime_dir: Path, name: str) -> None:
-        self._path = folder_for(runtime_dir) / f"{name}.{os.getpid()}.bell"
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
+        folder = folder_for(runtime_dir)
+        self._path = folder / f"{name}.{os.getpid()}.bell"
+        self._temporary = folder != runtime_dir
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(self._path))
+        self._hang()
         self._socket.setblocking(False)
 
     def wait(self, seconds: float) -> bool:
@@ -54,9 +53,22 @@ class Doorbell:
         _ring(self._path)
 
     def close(self) -> None:
+        """Take the bell down, and with the last one the folder, where it is one of the system's temporary ones."""
         self._socket.close()
         with contextlib.suppress(OSError):
             self._path.unlink()
+            if self._temporary:
+                self._path.parent.rmdir()
+
+    def _hang(self) -> None:
+        while True:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._path.unlink(missing_ok=True)
+            try:
+                self._socket.bind(str(self._path))
+            except FileNotFoundError:
+                continue  # another process took its last bell down, and the folder with it
+            return
 
 
 def ring(runtime_dir: Path, name: str) -> None:

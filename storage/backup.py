@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
-from storage import journal, schema, snapshot
+from storage import journal, promises, schema, snapshot
 from storage.copying import copy_file, sync_directory
 from storage.database import open_database
 from storage.deletion import apply_journal
@@ -69,7 +69,7 @@ def backup(archive: Archive, destination: Path, *, link: bool = False, progress:
         snapshot.snapshot(archive.database, destination / INDEX)
         wanted, instances = _wanted(destination / INDEX)
         copied, missing = _copy_all(archive.root, destination, wanted, link, progress)
-        for name in (ARCHIVE_ID, journal.JOURNAL):
+        for name in (ARCHIVE_ID, journal.JOURNAL, promises.PROMISES):
             if (archive.root / name).exists():
                 copy_file(archive.root / name, destination / name)
     archive_id = (destination / ARCHIVE_ID).read_text().strip()
@@ -100,13 +100,15 @@ def restore(source: Path, root: Path, url: str, *, progress: Progress | None = N
         if copy_file(source / name, root / name) != size:
             raise StorageError(f"{name} in the backup has not the {size} bytes that its list names")
         _report(progress, number, len(files))
-    for name in (journal.JOURNAL, ARCHIVE_ID):
+    for name in (journal.JOURNAL, promises.PROMISES, ARCHIVE_ID):
         if (source / name).exists():
             copy_file(source / name, root / name)
     _sync_tree(root)
     with closing(open_database(url, create=True)) as database:
         snapshot.load(source / INDEX, database)
         deleted = apply_journal(root, database)
+        with database.begin() as connection:
+            promises.restore(connection, root)
     return BackupReport(
         str(root),
         manifest["archive_id"],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import blake3
 from sqlalchemy import Connection, and_, delete, exists, func, or_, select, update
 
-from storage import audit, integrity
+from storage import integrity, promises
 from storage.errors import NotFound, StorageError
 from storage.jobs import JobQueue, JobSpec
 from storage.records import from_row
@@ -39,7 +39,6 @@ MAX_OPEN = 1000
 MAX_OPEN_INSTANCES = 2_000_000
 MAX_ATTEMPTS = 1000
 _BATCH = 400
-COMMITTED = "storage.committed"  # the audit's event: we said that we keep it
 
 
 class TooMuchOpen(StorageError):
@@ -196,13 +195,15 @@ def _reason(sop_class_uid: str, found: integrity.Checked | None) -> int:
 
 
 def record_verdict(connection: Connection, record: CommitmentRecord, verdict: Verdict, *, now: float) -> None:
-    """Keep what a transaction came to, with an audit row for each study of which something was committed."""
+    """Keep what a transaction came to, with an audit row for each study of which something was committed.
+
+    `promises.commit` goes before.
+    """
     packed = _pack(f"{number}\t{reason}" for number, reason in sorted(verdict.failures.items()))
     values = {"state": "JUDGED", "failures": packed, "failed": len(verdict.failures), "judged_at": now}
     connection.execute(update(commitment).where(commitment.c.pk == record.pk).values(**values))
     for study_uid, number in sorted(verdict.studies.items()):
-        detail = {"transaction_uid": record.transaction_uid, "instances": number}
-        audit.record(connection, COMMITTED, actor=record.peer, study_uid=study_uid, detail=detail, at=now)
+        promises.record_commitment(connection, study_uid, number, peer=record.peer, transaction_uid=record.transaction_uid, at=now)
 
 
 def report_of(connection: Connection, pk: int) -> Report:

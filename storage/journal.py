@@ -6,16 +6,13 @@ the same instance may be stored again after its deletion: those later bytes live
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from storage.disk import Disk, translated
-from storage.errors import StorageError
+from storage import appended
+from storage.disk import Disk
 
 JOURNAL = "deletions.jsonl"
 
@@ -43,10 +40,6 @@ class Deletion:
     members: tuple[MemberSpan, ...]
     run_key: str = ""  # of an object this node made: the loop breaker must know it although it is gone
 
-    def to_line(self) -> bytes:
-        """One line of JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"), sort_keys=True).encode() + b"\n"
-
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Deletion:
         """Parse one line's object; raises KeyError, TypeError or ValueError where it is none."""
@@ -56,46 +49,17 @@ class Deletion:
 
 def append(disk: Disk, root: Path, deletions: Sequence[Deletion]) -> None:
     """Append `deletions` and sync; several processes may do so at once."""
-    if not deletions:
-        return
-    path = root / JOURNAL
-    descriptor = _open(disk, path)
-    try:
-        with translated():
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        data = (b"\n" if torn else b"") + b"".join(deletion.to_line() for deletion in deletions)
-        disk.write(descriptor, [data], size)
-        disk.sync(descriptor)
-        if size == 0:  # before the lock goes: whoever appends next relies on the file's name
-            disk.sync_directory(root)
-    finally:
-        disk.close(descriptor)
-
-
-def _open(disk: Disk, path: Path) -> int:
-    if not path.exists():
-        try:
-            return disk.create(path)
-        except StorageError:
-            if not path.exists():
-                raise
-    return disk.open(path)
+    appended.append(disk, root, JOURNAL, [asdict(deletion) for deletion in deletions])
 
 
 def read(root: Path) -> list[Deletion]:
     """Every deletion ever journaled; a torn or foreign line is passed over."""
-    try:
-        lines = (root / JOURNAL).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    return list(_parse(lines))
+    return list(_parse(appended.read(root, JOURNAL)))
 
 
-def _parse(lines: Iterable[bytes]) -> Iterable[Deletion]:
-    for line in lines:
+def _parse(records: Iterable[dict[str, Any]]) -> Iterable[Deletion]:
+    for record in records:
         try:
-            yield Deletion.from_record(json.loads(line))
+            yield Deletion.from_record(record)
         except (ValueError, KeyError, TypeError):
             continue

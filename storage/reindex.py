@@ -1,7 +1,8 @@
 """Rebuild the index from the bytes alone, into an empty database: receipt, source and provenance come from each member's own record.
 
-The deletion journal and ``.deleted`` headers are obeyed. Nothing is completed, run or delivered: rebuilt studies stand as complete at the
-revision they have, so only an instance that arrives later sets anything off. Objects this node made come back as emitted.
+The deletion journal and ``.deleted`` headers are obeyed; holds and commitments bind again. Nothing is completed, run or delivered:
+rebuilt studies stand as complete at the revision they have, so only an instance that arrives later sets anything off. Objects this node
+made come back as emitted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, func, insert, select
 
-from storage import audit, journal, quarantine, quarantine_file, scan
+from storage import audit, journal, promises, quarantine, quarantine_file, scan
 from storage.columns import ReadMember, read_columns
 from storage.database import Database
 from storage.disk import Disk
@@ -90,6 +91,7 @@ def reindex(root: Path, database: Database, *, clock: Callable[[], float] = time
     with database.begin() as connection:
         _bury(connection, deletions, graves)
         _rebuild_quarantine(connection, root, report)
+        promises.restore(connection, root)
         detail = {"instances": report.instances, "deleted": report.deleted, "damaged": len(report.damaged)}
         audit.record(connection, "archive.rebuilt", actor="reindex", detail=detail, at=clock())
     report.seconds = time.monotonic() - started
@@ -212,9 +214,7 @@ def _rebuild_study(
     report.studies += 1
 
 
-def _insert_segments(
-    connection: Connection, study_uid: str, found: Sequence[_Found], sizes: Sizes
-) -> dict[str, int]:
+def _insert_segments(connection: Connection, study_uid: str, found: Sequence[_Found], sizes: Sizes) -> dict[str, int]:
     pks = {}
     for name in dict.fromkeys(member.segment for member in found):
         sealed, size, changed = sizes[name]

@@ -16,12 +16,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from sqlalchemy import Connection, and_, case, delete, exists, func, insert, or_, select, tuple_
+from sqlalchemy import Connection, and_, case, exists, func, or_, select, tuple_
 
-from storage import audit, deletion
-from storage.commitments import COMMITTED
+from storage import deletion
 from storage.database import Database
 from storage.errors import NotFound, StorageError
+from storage.promises import COMMITTED
 from storage.schema import (
     association,
     association_study,
@@ -415,25 +415,6 @@ class Purger:
         report.gone.append(decision)
         report.size += gone.size
         log.info("retention.purged", study_uid=decision.study_uid, rule=decision.rule, instances=gone.instances, size=gone.size)
-
-
-# --- holds
-
-
-def hold(connection: Connection, study_uid: str, *, who: str, reason: str, now: float) -> None:
-    """Keep a study from retention until it is released; NotFound where there is none."""
-    if connection.scalar(select(study.c.pk).where(study.c.study_uid == study_uid).with_for_update()) is None:
-        raise NotFound(f"no study {study_uid}")
-    connection.execute(delete(retention_hold).where(retention_hold.c.study_uid == study_uid))
-    connection.execute(insert(retention_hold).values(study_uid=study_uid, held_by=who, reason=reason, held_at=now))
-    audit.record(connection, "retention.held", actor=who, study_uid=study_uid, detail={"reason": reason}, at=now)
-
-
-def release(connection: Connection, study_uid: str, *, who: str, reason: str, now: float) -> None:
-    """Let a held study go by its rule again; NotFound where nobody holds it."""
-    if connection.execute(delete(retention_hold).where(retention_hold.c.study_uid == study_uid)).rowcount != 1:
-        raise NotFound(f"nobody holds study {study_uid}")
-    audit.record(connection, "retention.released", actor=who, study_uid=study_uid, detail={"reason": reason}, at=now)
 
 
 def totals(decisions: Iterable[Decision]) -> tuple[int, int]:

@@ -95,16 +95,16 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _hold(arguments: argparse.Namespace) -> None:
-    from storage import retention
+    from storage import promises
 
-    with quiet_node(configuration(arguments)) as node, node.database.begin() as connection:
-        retention.hold(connection, arguments.uid, who=who(), reason=arguments.reason, now=node.clock())
+    with quiet_node(configuration(arguments)) as node:
+        promises.hold(node.archive, arguments.uid, who=who(), reason=arguments.reason)
     output.line(f"{arguments.uid} is kept until it is released")
 
 
 def _release(arguments: argparse.Namespace) -> None:
-    from storage import retention
+    from storage import promises
 
-    with quiet_node(configuration(arguments)) as node, node.database.begin() as connection:
-        retention.release(connection, arguments.uid, who=who(), reason=arguments.reason, now=node.clock())
+    with quiet_node(configuration(arguments)) as node:
+        promises.release(node.archive, arguments.uid, who=who(), reason=arguments.reason)
     output.line(f"{arguments.uid} goes by its rule again")

@@ -15,7 +15,7 @@ from dicom_node.dimse.scu_commitment import CONTEXTS, PROVIDER_ROLE, CommitmentA
 from dicom_node.dimse.services.commitment import SUCCESS
 from dicom_node.errors import Released, TryAgain
 from dicom_node.work.associating import associate_peer
-from storage import commitments
+from storage import commitments, promises
 from storage.archive import Archive
 from storage.commitments import CommitmentRecord, Verdict
 from storage.database import Database
@@ -67,6 +67,7 @@ class CommitHandler:
             verdict = Verdict(dict.fromkeys(range(len(references)), commitments.DUPLICATE_TRANSACTION_UID), {})
         else:
             verdict = commitments.judge(self._archive, references, pause=self._pause)
+        promises.commit(self._archive, verdict.studies, peer=record.peer, transaction_uid=record.transaction_uid)
         with self._database.begin() as connection:
             self._queue.fence(connection, job)
             commitments.record_verdict(connection, record, verdict, now=self._clock())

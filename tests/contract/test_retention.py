@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, update
 
-from storage import associations, audit, retention
+from storage import associations, audit, promises, retention
 from storage.archive import Archive, ArchiveSettings
-from storage.commitments import COMMITTED
 from storage.database import Database
 from storage.deletion import delete_study
-from storage.errors import NoSpace, NotFound
+from storage.errors import NoSpace
 from storage.integrity import verify
 from storage.jobs import JobQueue, JobSpec
+from storage.promises import COMMITTED
 from storage.reindex import reindex
 from storage.retention import DAY, Decision, DiskState, Kept, Need, Purger, RetentionRule, disk_state
-from storage.schema import association_study, delivery, delivery_instance, instance, quarantine, study
+from storage.schema import association_study, delivery, delivery_instance, instance, quarantine, retention_hold, study
 from storage.schema import audit as audit_rows
 from tests.contract.fill import add_instance, add_study
 from tests.datasets import dataset
@@ -173,7 +173,7 @@ def occupy(database: Database, what: str) -> None:
         elif what == "flag":
             connection.execute(update(study).values(flag="mixed"))
         elif what == "hold":
-            retention.hold(connection, "1.1", who="me", reason="research", now=NOW)
+            connection.execute(insert(retention_hold).values(study_uid="1.1", held_by="me", reason="research", held_at=NOW))
         elif what == "association":
             connection.execute(insert(association_study).values(association_id="a", study_uid="1.1", last_at=NOW))
         elif what == "job":
@@ -185,24 +185,6 @@ def occupy(database: Database, what: str) -> None:
             connection.execute(insert(quarantine).values(**held, received_at=1.0))
         elif what == "damage":
             connection.execute(update(instance).where(instance.c.sop_uid == "1.1.1").values(status="DAMAGED"))
-
-
-def test_a_hold_is_released_and_both_are_audited(two: Database) -> None:
-    all_sent(two)
-    with two.begin() as connection:
-        retention.hold(connection, "1.1", who="me", reason="one", now=1.0)
-        retention.hold(connection, "1.1", who="you", reason="two", now=2.0)
-    assert decide(two).why == "a person holds it: two"
-    with two.begin() as connection:
-        retention.release(connection, "1.1", who="you", reason="done", now=3.0)
-    assert decide(two).goes
-    with two.begin() as connection:
-        with pytest.raises(NotFound):
-            retention.release(connection, "1.1", who="you", reason="done", now=3.0)
-        with pytest.raises(NotFound):
-            retention.hold(connection, "9.9", who="you", reason="done", now=3.0)
-        events = connection.scalars(select(audit_rows.c.event).order_by(audit_rows.c.pk)).all()
-    assert events == ["retention.held", "retention.held", "retention.released"]
 
 
 def test_the_plan_names_every_study_once_oldest_first(database: Database) -> None:
@@ -247,8 +229,7 @@ def left(archive: Archive) -> list[str]:
 
 
 def test_batches_are_bounded_and_go_on_where_they_left_off(archive: Archive) -> None:
-    with archive.database.begin() as connection:
-        retention.hold(connection, "1.2.0", who="me", reason="keep", now=NOW)
+    promises.hold(archive, "1.2.0", who="me", reason="keep")
     purger = Purger(archive, [FREE])
     assert [each.study_uid for each in purger.batch(most=2).gone] == ["1.2.1", "1.2.2"]
     assert [each.study_uid for each in purger.batch(most=2).gone] == ["1.2.3", "1.2.4"]

@@ -28,8 +28,11 @@ def test_no_journal_is_no_deletion(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", range(0, 200, 7))
 def test_a_torn_line_costs_only_itself(tmp_path: Path, kept: int) -> None:
+    (tmp_path / "other").mkdir()
     journal.append(Disk(), tmp_path, [deletion(1)])
+    journal.append(Disk(), tmp_path / "other", [deletion(2)])
+    torn = (tmp_path / "other" / journal.JOURNAL).read_bytes().rstrip(b"\n")[:kept]
     with (tmp_path / journal.JOURNAL).open("ab") as file:
-        file.write(deletion(2).to_line()[:-1][:kept])
+        file.write(torn)
     journal.append(Disk(), tmp_path, [deletion(3)])
     assert [entry.tombstone for entry in journal.read(tmp_path)] in ([1, 3], [1, 2, 3])

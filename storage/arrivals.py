@@ -18,9 +18,9 @@ from storage.rows import INSTANCE_COLUMNS, LOCATION_COLUMNS, TOUCH_SECONDS, Entr
 _OF_LOCATION = tuple(f"location_{name}" for name in LOCATION_COLUMNS[1:])
 _CHECKED = ("study_uid", "series_uid")
 _COLUMNS = (*INSTANCE_COLUMNS, *_OF_LOCATION, *_CHECKED)
-# What SQLite says before it has written anything.
-_NOT_BEGUN = frozenset(
-    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN}
+# What SQLite says where nothing was committed: before it has written anything, or because the frames of the commit found no place.
+_NOT_COMMITTED = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL}
 )
 MAX_ROWS = 32766 // len(_COLUMNS)  # of one statement: SQLite's limit of parameters
 
@@ -74,7 +74,7 @@ def insert(connection: sqlite3.Connection, group: Sequence[Entry], memory: Memor
     except (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError, OverflowError, ValueError):
         return False  # the last four: a value that cannot be bound, and nothing was executed
     except sqlite3.OperationalError as error:
-        if (error.sqlite_errorcode & 0xFF) in _NOT_BEGUN:
+        if (error.sqlite_errorcode & 0xFF) in _NOT_COMMITTED:
             return False
         raise
     for entry in group:

@@ -6,6 +6,7 @@ and makes it durable; those whose instance went with it find it done. With a sin
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -129,7 +130,7 @@ class IndexWriter:
                 entry.pk = entry.known = entry.segment_pk = None
                 entry.own = False
             self._rollback(keep=not committing and not isinstance(error, IndexUnavailable))
-            if committing:
+            if committing and not _found_no_space(error):
                 raise OutcomeUnknown("index did not say whether it committed") from error
             raise
 
@@ -174,6 +175,12 @@ class IndexWriter:
                 connection.close()
             except Exception:  # noqa: BLE001 a connection that broke may refuse even this
                 log.warning("index.close_failed")
+
+
+def _found_no_space(error: BaseException) -> bool:
+    """Whether a commit failed for want of space: SQLite then has not written its last frame, so it did not happen."""
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.Error) and (cause.sqlite_errorcode & 0xFF) == sqlite3.SQLITE_FULL
 
 
 class OutcomeUnknown(IndexUnavailable):

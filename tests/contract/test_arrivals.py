@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
+from benchmarks.campaigns.powercut import Disk as SmallDisk
+from benchmarks.campaigns.powercut import Unsupported
 from storage import arrivals, write_ahead_log
 from storage.archive import Archive, Outcome, Receipt, Source
 from storage.database import Database, open_database
@@ -134,6 +138,68 @@ def test_an_index_that_takes_no_writes_is_unavailable_and_nothing_is_left_open(a
         put(archive, 3)
     assert not isinstance(refused.value, OutcomeUnknown)
     assert put(archive, 3).outcome is Outcome.STORED
+
+
+def refused(archive: Archive, number: int) -> IndexUnavailable | None:
+    try:
+        put(archive, number)
+    except IndexUnavailable as error:
+        return error
+    return None
+
+
+def members(archive: Archive) -> list[str]:
+    """The instances of which there are bytes, in the one segment there is."""
+    (path,) = archive.root.glob("segments/*/*.tar")
+    with tarfile.open(path) as segment:
+        return [Path(name).stem for name in segment.getnames()]
+
+
+def test_an_index_without_space_leaves_no_bytes_behind_however_often_it_is_tried(archive: Archive) -> None:
+    stored = 2
+    for number in (1, 2):
+        put(archive, number)
+    connection = archive.writer._connection
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    while (refusal := refused(archive, stored + 1)) is None:
+        stored += 1
+    assert not isinstance(refusal, OutcomeUnknown)
+    assert archive.writer._connection is None  # the next one has no such limit: the limit was of that connection
+    assert members(archive) == [f"1.2.1.{number}" for number in range(1, stored + 1)]
+    assert put(archive, stored + 1).outcome is Outcome.STORED
+    assert len(members(archive)) == stored + 1
+
+
+@pytest.mark.root
+def test_an_index_on_a_full_disk_leaves_no_bytes_behind(tmp_path: Path) -> None:
+    try:
+        small = SmallDisk(tmp_path, 32)
+    except (Unsupported, OSError) as error:
+        pytest.skip(f"a file system cannot be mounted here: {error}")
+    with ExitStack() as stack:
+        stack.callback(small.remove)
+        database = stack.enter_context(closing(open_database(f"sqlite:///{small.mount_point / 'index.sqlite'}", create=True)))
+        Archive.create(tmp_path / "archive", database).close()
+        archive = stack.enter_context(closing(Archive.open(tmp_path / "archive", database, process="test")))
+        put(archive, 1)
+        filler = small.mount_point / "filler"
+        fill(filler)
+        stored = 1
+        while (refusal := refused(archive, stored + 1)) is None:
+            stored += 1
+        for again in (refusal, refused(archive, stored + 1), refused(archive, stored + 1)):
+            assert isinstance(again, IndexUnavailable)
+            assert not isinstance(again, OutcomeUnknown)
+        assert members(archive) == [f"1.2.1.{number}" for number in range(1, stored + 1)]
+        filler.unlink()
+        assert put(archive, stored + 1).outcome is Outcome.STORED
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def test_the_log_does_not_grow_with_the_first_commits(archive: Archive, database: Database) -> None:

@@ -19,6 +19,7 @@ from dicom_node import nudge
 from dicom_node.clock import Clock
 from dicom_node.config import Config
 from dicom_node.errors import ConfigurationError
+from dicom_node.own_devices import OwnDevices
 from dicom_node.transcode import Transcoder
 from storage import associations
 from storage.archive import Archive, ArchiveSettings, IngestSession, Source
@@ -26,7 +27,7 @@ from storage.database import Database, open_database
 from storage.errors import IndexUnavailable
 from storage.jobs import Backoff, JobQueue
 from storage.retention import DiskState, Need, Purger, RetentionRule, disk_state
-from storage.schema import archive_info, run
+from storage.schema import archive_info
 
 if TYPE_CHECKING:
     from dicom_node.dimse.association import AssociationContext
@@ -115,7 +116,7 @@ def open_node(config: Config, role: str, *, clock: Clock = clocks.system) -> Ite
             database,
             process=process,
             clock=clock,
-            own_device_uids=own_device_uids(config, database, archive_id),
+            own_device_uids=OwnDevices(config, database, archive_id),
             settings=archive_settings(config),
         )
         node = Node(config, clock, database, archive, archive_id, process)
@@ -146,20 +147,6 @@ def retention_rules(config: Config) -> list[RetentionRule]:
 def build_purger(node: Node) -> Purger:
     """What carries out retention."""
     return Purger(node.archive, retention_rules(node.config), keep_free=node.config.retention.keep_free)
-
-
-def own_device_uids(config: Config, database: Database, archive_id: str) -> set[str]:
-    """Device UIDs of every release that this node has run, or may run by its rules."""
-    from dicom_node.results.uids import device_uid
-    from models.bundle import load_bundle
-    from models.errors import BundleInvalid
-
-    with database.read() as connection:
-        digests = set(connection.scalars(select(run.c.release_digest).distinct()))
-    for name in {name for rule in config.rule for name in rule.run}:
-        with contextlib.suppress(BundleInvalid):
-            digests.add(load_bundle(name, config.node.bundles).digest)
-    return {device_uid(archive_id, digest) for digest in digests}
 
 
 # --- receiver

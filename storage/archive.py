@@ -107,7 +107,7 @@ class Archive:
 
     Attributes
     ----------
-    own_device_uids : Device UIDs of this node; a derived object that bears one is a result of ours coming back
+    own_device_uids : tells the Device UIDs of this node; a derived object that bears one is a result of ours coming back
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Archive:
         self.settings = settings
         self.disk = disk
         self.spool = root / SPOOL
-        self.own_device_uids: frozenset[str] = frozenset()
+        self.own_device_uids: Callable[[], Collection[str]] = tuple
         self.writer = IndexWriter(database)
         limits = SegmentLimits(settings.max_segment, settings.max_idle_segments, settings.idle_seconds)
         self.pool = SegmentPool(disk, root, lambda study_uid: reopen_segment(self, study_uid), clock, limits)
@@ -165,7 +165,7 @@ class Archive:
         *,
         process: str,
         clock: Callable[[], float] = time.time,
-        own_device_uids: Collection[str] = (),
+        own_device_uids: Callable[[], Collection[str]] = tuple,
         settings: ArchiveSettings | None = None,
         disk: Disk | None = None,
     ) -> Archive:
@@ -179,7 +179,7 @@ class Archive:
         disk, settings = disk or Disk(), settings or ArchiveSettings()
         disk.reserve = settings.min_free
         archive = cls(root, database, process, clock, settings, disk)
-        archive.own_device_uids = frozenset(own_device_uids)
+        archive.own_device_uids = own_device_uids
         archive.check_id()
         return archive
 

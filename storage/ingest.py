@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -98,8 +98,13 @@ class IngestSession:
         self._announced = source.association_id is None or not source.lease
         self._opened_at = archive.clock()
 
-    def begin(self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> InstanceWriter:
+    def begin(self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, binding: bool = True) -> InstanceWriter:
         """Start an instance.
+
+        Parameters
+        ----------
+        binding
+            A data set of another SOP Instance UID is refused: a C-STORE announces it, while a file's meta may be wrong.
 
         Raises
         ------
@@ -112,7 +117,7 @@ class IngestSession:
         if not is_uid(sop_instance_uid) or not is_uid(sop_class_uid):
             raise CannotUnderstand("SOP Class or SOP Instance UID is not a valid UID")
         self.archive.check_space()
-        return InstanceWriter(self, sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        return InstanceWriter(self, sop_class_uid, sop_instance_uid, transfer_syntax_uid, binding=binding)
 
     def close(self) -> None:
         """Give the borrowed segment back."""
@@ -168,8 +173,9 @@ class IngestSession:
 class InstanceWriter:
     """One instance on its way in: `write` as often as needed, then `commit` or `abandon`."""
 
-    def __init__(self, session: IngestSession, sop_class_uid: str, sop_uid: str, transfer_syntax_uid: str) -> None:
+    def __init__(self, session: IngestSession, sop_class_uid: str, sop_uid: str, transfer_syntax_uid: str, *, binding: bool) -> None:
         self._session = session
+        self._binding = binding
         self._archive = session.archive
         self._sop_class_uid = sop_class_uid
         self._sop_uid = sop_uid
@@ -182,8 +188,8 @@ class InstanceWriter:
         self._layout: MemberLayout | None = None
         self._spool: Any = None
         self._derived = sop_class_uid.startswith(DERIVED_CLASSES)
-        ours = self._archive.own_device_uids
-        self._own_devices = _finder(ours, self._scanner) if self._derived and ours else None
+        ours = self._archive.own_device_uids() if self._derived else ()
+        self._own_devices = _finder(ours, self._scanner) if ours else None
         self._read: Header | None = None
 
     def write(self, fragments: Sequence[memoryview | bytes]) -> None:
@@ -299,7 +305,9 @@ class InstanceWriter:
         except CannotUnderstand as error:
             return self._quarantine("malformed", str(error), digest)
         if header.sop_uid != self._sop_uid:
-            raise DataSetMismatch("SOP Instance UID is not the one announced")
+            if self._binding:
+                raise DataSetMismatch("SOP Instance UID is not the one announced")
+            self._sop_uid = header.sop_uid
         if header.sop_class_uid and header.sop_class_uid != self._sop_class_uid:
             raise DataSetMismatch("SOP Class UID is not the one announced")
         if self._own_devices is not None and self._own_devices.found:
@@ -480,7 +488,7 @@ class InstanceWriter:
 class _Finder:
     """Looks for byte strings in a stream of fragments."""
 
-    def __init__(self, needles: Sequence[str] | frozenset[str]) -> None:
+    def __init__(self, needles: Collection[str]) -> None:
         self._needles = [needle.encode() for needle in needles]
         self._overlap = max(map(len, self._needles)) - 1
         self._tail = b""
@@ -496,7 +504,7 @@ class _Finder:
 class _InflatedFinder(_Finder):
     """Looks in what the scanner inflates; the fragments themselves are compressed and tell nothing."""
 
-    def __init__(self, needles: Sequence[str] | frozenset[str], scanner: HeaderScanner) -> None:
+    def __init__(self, needles: Collection[str], scanner: HeaderScanner) -> None:
         super().__init__(needles)
         scanner.watch = super().feed
 
@@ -504,7 +512,7 @@ class _InflatedFinder(_Finder):
         return None
 
 
-def _finder(needles: Sequence[str] | frozenset[str], scanner: HeaderScanner) -> _Finder:
+def _finder(needles: Collection[str], scanner: HeaderScanner) -> _Finder:
     return _InflatedFinder(needles, scanner) if scanner.deflated else _Finder(needles)
 
 

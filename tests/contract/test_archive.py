@@ -71,7 +71,7 @@ def disk() -> TracingDisk:
 @pytest.fixture
 def archive(tmp_path: Path, database: Database, disk: TracingDisk) -> Iterator[Archive]:
     Archive.create(tmp_path / "archive", database).close()
-    opened = Archive.open(tmp_path / "archive", database, process="test", disk=disk, own_device_uids=["2.25.777"])
+    opened = Archive.open(tmp_path / "archive", database, process="test", disk=disk, own_device_uids=lambda: ["2.25.777"])
     yield opened
     opened.close()
 

@@ -7,7 +7,7 @@
             loaded = reader.load(stored)
             send(loaded.chunks())
 
-C-MOVE, C-GET and WADO-RS read this way. While one instance is answered by the peer the next is loaded.
+C-MOVE and C-GET read this way, with two readers, so that one instance is loaded while another is sent.
 """
 
 from __future__ import annotations
@@ -74,12 +74,6 @@ class SequentialReader:
             return self._load(now)
         except OSError as error:
             raise Damaged(f"its segment cannot be read: {error.strerror}") from error
-
-    def expect(self, stored: StoredInstance) -> None:
-        """Have the system fetch what is loaded next, where it can and the segment is the same."""
-        if stored.path == self._path and hasattr(os, "posix_fadvise"):
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(self._descriptor, stored.offset, min(stored.length, WHOLE), os.POSIX_FADV_WILLNEED)
 
     def _load(self, stored: StoredInstance) -> Loaded:
         descriptor = self._open(stored.path)

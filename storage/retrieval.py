@@ -46,4 +46,5 @@ def select_instances(archive: Archive, keys: UniqueKeys) -> list[StoredInstance]
         queries = [query.where(longest.in_(uids[start : start + _AT_ONCE])) for start in range(0, len(uids), _AT_ONCE)]
     with archive.database.read() as connection:
         rows = [row for each in queries for row in connection.execute(each)]
-    return sorted(map(archive.stored, rows), key=lambda each: (each.study_uid, each.path, each.offset))
+    rows.sort(key=lambda row: (row.study_uid, row.name, row.offset))
+    return [archive.stored(row) for row in rows]

@@ -104,8 +104,7 @@ def _retrieve(
     connection, message_id = association.connection, 1
     command = encode_retrieve_request(message_id, sop_class, destination=destination)
     connection.send(
-        frame_command_split(context_id, command, association.max_pdu)
-        + frame_data_set(context_id, wanted.identifier(), association.max_pdu)
+        frame_command_split(context_id, command, association.max_pdu) + frame_data_set(context_id, wanted.identifier(), association.max_pdu)
     )
     syntaxes = {number: syntax for (_, syntax), number in association.accepted.items()}
     while True:

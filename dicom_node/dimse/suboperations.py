@@ -65,6 +65,7 @@ class StoreChannel:
         self._contexts = contexts
         self._other = other
         self._awaited = (0, 0)
+        self.begun = False
         self._syntaxes: dict[str, list[str]] = {}
         for sop_class, syntax in contexts:
             self._syntaxes.setdefault(sop_class, []).append(syntax)
@@ -81,8 +82,9 @@ class StoreChannel:
         ContextNotAccepted
             Nothing was sent.
         DimseError, StorageError
-            A part of it was sent: the association cannot go on.
+            Where ``begun`` says that a part of it was sent, the association cannot go on.
         """
+        self.begun = False
         context_id = self._contexts.get((item.sop_class_uid, item.transfer_syntax_uid))
         if context_id is None:
             raise ContextNotAccepted(item.sop_class_uid, item.transfer_syntax_uid)
@@ -96,13 +98,16 @@ class StoreChannel:
                 left -= len(piece)
                 parts += (header(context_id, len(piece), last=not left), piece)
                 if len(parts) >= _GATHERED:
-                    self._connection.send_gathered(parts)
-                    parts = []
+                    parts = self._gathered(parts)
             if parts:  # before the next chunk takes the place of this one
-                self._connection.send_gathered(parts)
-                parts = []
+                parts = self._gathered(parts)
         if not item.length:
-            self._connection.send_gathered([*parts, header(context_id, 0, last=True)])
+            self._gathered([*parts, header(context_id, 0, last=True)])
+
+    def _gathered(self, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
+        self.begun = True
+        self._connection.send_gathered(parts)
+        return []
 
     def answer(self) -> tuple[int, str]:
         """Await the response to what was sent last: its status and Error Comment.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import structlog
 
 from dicom_node.dimse.association import UNRECOGNIZED_OPERATION, Acceptor, Message
-from dicom_node.dimse.contexts import PATIENT_ROOT_FIND, PATIENT_STUDY_ONLY_FIND, STUDY_ROOT_FIND
+from dicom_node.dimse.contexts import LEVELS
 from dicom_node.dimse.errors import IdentifierTooLong
 from dicom_node.dimse.identifier import LEVEL, MAX_IDENTIFIER, RETRIEVE_AE_TITLE, IdentifierRefused, Request, RowEncoder, parse
 from dicom_node.dimse.message import C_FIND_RQ, encode_response, frame_command_split, frame_data_set
@@ -31,12 +31,6 @@ IDENTIFIER_DOES_NOT_MATCH: Final = 0xA900
 AT_ONCE: Final = 32
 """Matches sent in one piece; a C-CANCEL is looked for between pieces."""
 
-_STUDY_LEVELS: Final = ("STUDY", "SERIES", "IMAGE")
-LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
-    PATIENT_ROOT_FIND: ("PATIENT", *_STUDY_LEVELS),
-    STUDY_ROOT_FIND: _STUDY_LEVELS,
-    PATIENT_STUDY_ONLY_FIND: ("PATIENT", "STUDY"),
-}
 COMBINED, FUZZY, TIMEZONES = 1, 2, 3
 """Bytes of the extended negotiation (PS3.4 C.5.1.1). The first, relational queries, changes nothing: they are always answered."""
 

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from dicom_node.dimse.association import UNRECOGNIZED_OPERATION, Acceptor, Message
+from dicom_node.dimse.association import Acceptor
 from dicom_node.dimse.errors import ABORT_BY_PROVIDER, REASON_NOT_SPECIFIED, AssociationAborted
 from dicom_node.dimse.message import C_GET_RQ, Command
-from dicom_node.dimse.services.retrieving import (
-    PENDING,
-    Progress,
-    Retrieving,
-    Steps,
-    SubOperationRun,
-    Transcoding,
-)
+from dicom_node.dimse.services.progress import PENDING, Progress, Steps
+from dicom_node.dimse.services.retrieve_run import SubOperationRun
+from dicom_node.dimse.services.retrieving import RetrieveService, Retrieving
 from dicom_node.dimse.suboperations import StoreChannel
-from storage.archive import Archive
+from storage.archive import StoredInstance
 from storage.errors import StorageError
 
 
-class GetService:
+class GetService(RetrieveService):
     """Answers C-GET."""
 
-    def __init__(self, archive: Archive, transcoding: Transcoding) -> None:
-        self._archive = archive
-        self._transcoding = transcoding
+    field = C_GET_RQ
 
-    def handle(self, association: Acceptor, message: Message) -> None:
-        if message.command.field != C_GET_RQ:
-            association.respond(message, UNRECOGNIZED_OPERATION)
-            return
-        retrieving = Retrieving(association, message)
-        instances = retrieving.instances(self._archive)
-        if instances is None:
-            return
+    def send(self, retrieving: Retrieving, instances: list[StoredInstance]) -> None:
+        association, request = retrieving.association, retrieving.message.command
         progress, steps = Progress(len(instances)), Steps(len(instances))
 
         def other(command: Command) -> None:
-            if command.message_id == message.command.message_id:
+            if command.message_id == request.message_id:
                 progress.canceled.set()
 
         def settled() -> None:
@@ -44,15 +31,15 @@ class GetService:
                 retrieving.respond(PENDING, progress.counts)
 
         channel = StoreChannel(association.connection, association.context.max_pdu, store_contexts(association), other=other)
-        run = SubOperationRun(self._archive, self._transcoding, instances, progress, priority=message.command.priority)
+        run = SubOperationRun(self._archive, self._transcoding, instances, progress, priority=request.priority)
         try:
             run.run(channel, settled=settled)
+            retrieving.conclude(progress)
         except StorageError as error:  # in the middle of a large instance: what is out cannot be taken back
             association.connection.abort(ABORT_BY_PROVIDER, REASON_NOT_SPECIFIED)
             raise AssociationAborted(ABORT_BY_PROVIDER, message=f"an instance could not be sent to its end: {error}") from error
         finally:
             run.close()
-        retrieving.conclude(progress)
 
 
 def store_contexts(association: Acceptor) -> dict[tuple[str, str], int]:

@@ -9,20 +9,13 @@ from typing import Final, Protocol
 
 import structlog
 
-from dicom_node.dimse.association import UNRECOGNIZED_OPERATION, Acceptor, Message
 from dicom_node.dimse.errors import DimseError
 from dicom_node.dimse.faults import describe
 from dicom_node.dimse.message import C_MOVE_RQ
 from dicom_node.dimse.scu import Requestor
-from dicom_node.dimse.services.retrieving import (
-    PENDING,
-    UNKNOWN_DESTINATION,
-    Progress,
-    Retrieving,
-    Steps,
-    SubOperationRun,
-    Transcoding,
-)
+from dicom_node.dimse.services.progress import PENDING, UNKNOWN_DESTINATION, Progress, Steps
+from dicom_node.dimse.services.retrieve_run import SubOperationRun, Transcoding
+from dicom_node.dimse.services.retrieving import RetrieveService, Retrieving
 from dicom_node.dimse.suboperations import StoreChannel
 from storage.archive import Archive, StoredInstance
 from storage.errors import StorageError
@@ -46,22 +39,17 @@ class Destinations(Protocol):
         """Open an association with it; raises DimseError."""
 
 
-class MoveService:
+class MoveService(RetrieveService):
     """Answers C-MOVE."""
 
+    field = C_MOVE_RQ
+
     def __init__(self, archive: Archive, transcoding: Transcoding, destinations: Destinations) -> None:
-        self._archive = archive
-        self._transcoding = transcoding
+        super().__init__(archive, transcoding)
         self._destinations = destinations
 
-    def handle(self, association: Acceptor, message: Message) -> None:
-        if message.command.field != C_MOVE_RQ:
-            association.respond(message, UNRECOGNIZED_OPERATION)
-            return
-        retrieving = Retrieving(association, message)
-        instances = retrieving.instances(self._archive)
-        if instances is None:
-            return
+    def send(self, retrieving: Retrieving, instances: list[StoredInstance]) -> None:
+        association, message = retrieving.association, retrieving.message
         title = message.command.move_destination
         if not self._destinations.knows(title):
             association.respond(message, UNKNOWN_DESTINATION, "the move destination is no peer of this node")
@@ -74,17 +62,17 @@ class MoveService:
             move = Move(run, reach, originator)
             try:
                 move.start()
-                self._attend(association, message, retrieving, move)
+                self._attend(retrieving, move)
             finally:
                 move.stop()
         retrieving.conclude(progress)
 
-    def _attend(self, association: Acceptor, message: Message, retrieving: Retrieving, move: Move) -> None:
+    def _attend(self, retrieving: Retrieving, move: Move) -> None:
         """Tell the requestor how far it is, and hear it cancel, until the move has ended."""
         progress = move.progress
         steps = Steps(progress.total)
         while not move.ended.wait(_LOOK):
-            if not progress.canceled.is_set() and association.canceled(message):
+            if not progress.canceled.is_set() and retrieving.association.canceled(retrieving.message):
                 progress.canceled.set()
             counts = progress.counts
             if not progress.canceled.is_set() and steps.due(counts):
@@ -122,8 +110,8 @@ class Move:
             log.error("move.failed", **describe(error))
             self._run.fail_rest("processing failed")
         finally:
-            self._run.close()
             self.ended.set()
+            self._run.close()
 
     def _send(self) -> None:
         why = "the destination ends its associations"

@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Final
 
 from pydicom.charset import convert_encodings, decode_bytes
 
-from dicom_node.dimse.contexts import (
-    PATIENT_ROOT_GET,
-    PATIENT_ROOT_MOVE,
-    PATIENT_STUDY_ONLY_GET,
-    PATIENT_STUDY_ONLY_MOVE,
-    STUDY_ROOT_GET,
-    STUDY_ROOT_MOVE,
-)
+from dicom_node.dimse.contexts import LEVELS
+from dicom_node.dimse.identifier import IdentifierRefused
 from dicom_node.pixels.elements import Element, NotReadable, read, text
 from storage.retrieval import UniqueKeys
 
 MAX_IDENTIFIER: Final = 4 << 20
 """Longest identifier taken, in bytes: some 60,000 UIDs."""
 
-_STUDY_LEVELS: Final = ("STUDY", "SERIES", "IMAGE")
-LEVELS: Final[Mapping[str, tuple[str, ...]]] = {
-    PATIENT_ROOT_MOVE: ("PATIENT", *_STUDY_LEVELS),
-    PATIENT_ROOT_GET: ("PATIENT", *_STUDY_LEVELS),
-    STUDY_ROOT_MOVE: _STUDY_LEVELS,
-    STUDY_ROOT_GET: _STUDY_LEVELS,
-    PATIENT_STUDY_ONLY_MOVE: ("PATIENT", "STUDY"),
-    PATIENT_STUDY_ONLY_GET: ("PATIENT", "STUDY"),
-}
 _KEYWORDS: Final = {"PATIENT": "PatientID", "STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _TAGS: Final = {"PATIENT": 0x00100020, "STUDY": 0x0020000D, "SERIES": 0x0020000E, "IMAGE": 0x00080018}
 _LEVEL: Final = 0x00080052
 _CHARACTER_SET: Final = 0x00080005
 _MOST: Final = 512  # elements
 _UID: Final = re.compile(r"[0-9.]{1,64}")
-
-
-class IdentifierRefused(ValueError):
-    """The identifier is none for this SOP class; the text is an Error Comment and holds no value of the identifier."""
 
 
 def read_keys(identifier: bytes, transfer_syntax: str, sop_class_uid: str) -> UniqueKeys:
@@ -67,7 +47,7 @@ def read_keys(identifier: bytes, transfer_syntax: str, sop_class_uid: str) -> Un
     below = levels[levels.index(level) + 1 :]
     if any(values[name] for name in below):
         raise IdentifierRefused(f"keys below level {level}")
-    if not all(_UID.fullmatch(uid) for name in _STUDY_LEVELS for uid in values[name]):
+    if not all(_UID.fullmatch(uid) for name in _TAGS if name != "PATIENT" for uid in values[name]):
         raise IdentifierRefused("a UID that is none")
     patient = values["PATIENT"] if "PATIENT" in levels else ()
     if len(patient) > 1 or (level == "PATIENT" and any(c in patient[0] for c in "*?")):

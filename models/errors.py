@@ -53,6 +53,8 @@ class Refusal(StrEnum):
     UNEVEN_SPACING = "uneven-spacing"
     GANTRY_TILT = "gantry-tilt"
     TOO_FEW_SLICES = "too-few-slices"
+    SEVERAL_IMAGES = "several-images"
+    WRONG_VIEW = "wrong-view"
     TOO_LARGE = "too-large"
     PIXEL_DATA_BROKEN = "pixel-data-broken"
 

@@ -94,6 +94,11 @@ def _single(number: int, dataset: Dataset) -> Frame:
     )
 
 
+def flat_frame(dataset: Dataset) -> Frame:
+    """The one frame of a single 2-D image."""
+    return _single(0, dataset)
+
+
 def _enhanced(dataset: Dataset) -> list[Frame]:
     shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []

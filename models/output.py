@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.errors import InferenceFailed
-from models.findings import Classification, Measurement, ModelIdentity, Segment
+from models.findings import Classification, Code, Measurement, ModelIdentity, Segment
+from models.planar import METHODS
 from models.reader import Axes
-from models.spec import DicomSpec, segment_numbers
+from models.spec import UNITS, DicomSpec, MeasurementSpec, segment_numbers
 from models.volume import Volume
 
 Findings = tuple[tuple[Segment, ...], tuple[Measurement, ...], tuple[Classification, ...]]
 
 AFFINE_TOLERANCE = 1e-3
+
+#: The unit of an area where the size of a pixel is not known.
+PIXELS = Code("{pixels}", "UCUM", "pixels")
 
 
 def identity_of(bundle: Bundle) -> ModelIdentity:
@@ -39,7 +43,7 @@ def identity_of(bundle: Bundle) -> ModelIdentity:
 
 
 def read_output(spec: DicomSpec, output: torch.Tensor, volume: Volume) -> Findings:
-    """Findings of an output tensor: (1, x, y, z) labels, (channels, x, y, z), or scores."""
+    """Findings of an output tensor: (1, x, y[, z]) labels, (channels, x, y[, z]), or scores."""
     if spec.output.form == "scores":
         return (), (), classifications(spec, output)
     masks = _masks(spec, on_source_grid(output, volume, Axes(spec.run.axes)))
@@ -62,8 +66,8 @@ def on_source_grid(output: torch.Tensor, volume: Volume, axes: Axes) -> NDArray[
     """(channels, slices, rows, columns) on the grid of the source images; nearest-voxel resampling
     where the bundle did not invert its own."""
     shape, source = axes.array(volume).shape, axes.affine(volume)
-    if output.ndim != 4:
-        raise InferenceFailed("postprocess", f"the output has {output.ndim} dimensions; channels and three axes are expected")
+    if output.ndim != len(shape) + 1:
+        raise InferenceFailed("postprocess", f"the output has {output.ndim} dimensions; channels and {len(shape)} axes are expected")
     affine = np.asarray(output.affine.cpu()) if isinstance(output, MetaTensor) else source
     if tuple(output.shape[1:]) != shape or not np.allclose(affine, source, atol=AFFINE_TOLERANCE):
         if not isinstance(output, MetaTensor):
@@ -86,19 +90,28 @@ def _masks(spec: DicomSpec, array: NDArray[Any]) -> Mapping[int, NDArray[np.bool
 
 
 def measurements(spec: DicomSpec, segments: Mapping[str, Segment], volume: Volume) -> tuple[Measurement, ...]:
-    """Volumes by counting voxels of the source grid; none for a segment without a voxel."""
-    numbers = segment_numbers(spec)
-    return tuple(
-        Measurement(
-            name=item.name.code(),
-            value=float(np.count_nonzero(segments[item.segment].mask)) * volume.voxel_ml,
-            unit=item.unit.code(),
-            segment=numbers[item.segment],
-            method=item.method.code() if item.method else None,
-            derivation=item.derivation.code() if item.derivation else None,
-        )
-        for item in spec.measurement
-        if not segments[item.segment].empty
+    """Volumes and areas by counting voxels of the source grid; none for a segment without a voxel."""
+    return tuple(_measured(spec, item, segments[item.segment], volume) for item in spec.measurement if not segments[item.segment].empty)
+
+
+def _measured(spec: DicomSpec, item: MeasurementSpec, segment: Segment, volume: Volume) -> Measurement:
+    unit, method, derivation = item.unit.code(), item.method, item.derivation
+    value = float(np.count_nonzero(segment.mask))
+    stated = None
+    if item.quantity == "volume":
+        value *= volume.voxel_ml * UNITS["volume"][unit.value]
+    elif volume.pixel is None:
+        unit = PIXELS
+    else:
+        value *= volume.pixel.area * UNITS["area"][unit.value]
+        stated = METHODS[volume.pixel.plane]
+    return Measurement(
+        name=item.name.code(),
+        value=value,
+        unit=unit,
+        segment=segment_numbers(spec)[item.segment],
+        method=method.code() if method else stated,
+        derivation=derivation.code() if derivation else (stated if method else None),
     )
 
 

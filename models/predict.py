@@ -30,8 +30,8 @@ from models.networks import Stopwatch, TimedNetwork, load_state
 from models.output import identity_of, read_output
 from models.reader import PLACEHOLDER, Axes, VolumeReader
 from models.spec import WeightSpec
-from models.suitability import check_volume
-from models.volume import ImageFile, Volume, read_volume
+from models.suitability import check_volume, read_for
+from models.volume import ImageFile, Volume
 from models.weights import resolve_weights
 
 LOADERS = frozenset({"LoadImage", "LoadImaged", "LoadImageD", "LoadImageDict"})
@@ -127,7 +127,7 @@ class Predictor:
 
 def run_model(bundle: Bundle, files: Sequence[ImageFile], device: str = "cpu", *, cache: Path | None = None) -> Prediction:
     """Read images and run a bundle on them once."""
-    volume = read_volume(files, min_slices=bundle.dicom.geometry.min_slices)
+    volume = read_for(bundle.dicom.geometry, files)
     return Predictor(bundle, device, cache=cache).predict(volume)
 
 

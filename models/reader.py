@@ -27,15 +27,22 @@ class Axes:
     order: Literal["xyz", "zyx"] = "xyz"
 
     def array(self, volume: Volume) -> NDArray[Any]:
-        """The volume's values with its axes in this order."""
+        """The volume's values with its axes in this order; of a 2-D image, (column, row) or (row, column)."""
+        if volume.planar:
+            plane: NDArray[Any] = volume.array[0]
+            return plane if self.order == "zyx" else plane.T
         return volume.array if self.order == "zyx" else volume.array.transpose(2, 1, 0)
 
     def affine(self, volume: Volume) -> FloatArray:
         """Index in this order to RAS millimetres."""
+        if volume.planar:
+            return volume.affine[:, [1, 0, 2, 3]][[1, 0, 2, 3]] if self.order == "zyx" else volume.affine
         return volume.affine[:, [2, 1, 0, 3]] if self.order == "zyx" else volume.affine
 
     def to_frames(self, array: NDArray[Any]) -> NDArray[Any]:
         """(channels, ...) in this order as (channels, slices, rows, columns)."""
+        if array.ndim == 3:
+            return (array if self.order == "zyx" else array.transpose(0, 2, 1))[:, None]
         return array if self.order == "zyx" else array.transpose(0, 3, 2, 1)
 
 
@@ -63,4 +70,12 @@ class VolumeReader(ImageReader):
             "spatial_shape": array.shape,
             "space": "RAS",
             "original_channel_dim": float("nan"),
+            **described(img),
         }
+
+
+def described(volume: Volume) -> dict[str, str]:
+    """What transforms may ask about the values: how they are meant to be shown, and what made them."""
+    header = volume.headers[0]
+    keywords = {"photometric_interpretation": "PhotometricInterpretation", "modality": "Modality"}
+    return {name: str(header.get(keyword) or "") for name, keyword in keywords.items()}

@@ -77,8 +77,14 @@ class SeriesSpec(Table):
 
 
 class GeometrySpec(Table):
-    """Limits on the volume, millimetres; what lies outside is not applicable to this model."""
+    """Limits on the volume, millimetres; what lies outside is not applicable to this model.
 
+    ``dimensions = 2``: the model takes one single-frame image, which needs no place in the patient; of a series
+    of several the one whose View Position is among ``views``. The limits on slices and extent are then not asked.
+    """
+
+    dimensions: Literal[2, 3] = 3
+    views: tuple[Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")], ...] = ()
     min_slices: Annotated[int, Field(ge=1)] = 1
     max_slices: Annotated[int, Field(ge=1)] = 4096
     max_spacing: Annotated[float, Field(gt=0)] | None = None
@@ -153,15 +159,49 @@ class SegmentSpec(Table):
     tracking: Name | None = None
 
 
-class MeasurementSpec(Table):
-    """A quantity of a segment, by the segment's label."""
+#: UCUM units of each quantity, as multiples of a millilitre and of a square millimetre.
+UNITS: Mapping[str, Mapping[str, float]] = {
+    "volume": {"mL": 1.0, "ml": 1.0, "cm3": 1.0, "mm3": 1000.0, "L": 0.001, "l": 0.001},
+    "area": {"mm2": 1.0, "cm2": 0.01, "m2": 1e-6},
+}
+#: Name and unit of a quantity where dicom.toml gives none.
+USUAL = {
+    "volume": {
+        "name": {"value": "118565006", "scheme": "SCT", "meaning": "Volume"},
+        "unit": {"value": "mL", "scheme": "UCUM", "meaning": "milliliter"},
+    },
+    "area": {
+        "name": {"value": "42798000", "scheme": "SCT", "meaning": "Area"},
+        "unit": {"value": "cm2", "scheme": "UCUM", "meaning": "square centimeter"},
+    },
+}
 
-    quantity: Literal["volume"]
+
+class MeasurementSpec(Table):
+    """A quantity of a segment, by the segment's label: ``volume`` (mL) or, of a 2-D image, ``area`` (cm2).
+
+    An area without known pixel size is given in pixels; one that holds at the detector, or whose calibration
+    nobody states, says so as its method, or as its derivation where ``method`` is given here.
+    """
+
+    quantity: Literal["volume", "area"]
     segment: str
-    name: CodeSpec = CodeSpec(value="118565006", scheme="SCT", meaning="Volume")
-    unit: CodeSpec = CodeSpec(value="mL", scheme="UCUM", meaning="milliliter")
+    name: CodeSpec
+    unit: CodeSpec
     method: CodeSpec | None = None
     derivation: CodeSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual(cls, given: Any) -> Any:
+        usual = USUAL.get(str(given.get("quantity"))) if isinstance(given, dict) else None
+        return {**usual, **given} if usual else given
+
+    @model_validator(mode="after")
+    def _convertible(self) -> MeasurementSpec:
+        if self.unit.scheme == "UCUM" and self.unit.value in UNITS[self.quantity]:
+            return self
+        raise ValueError(f"the unit of a {self.quantity} is one of {', '.join(UNITS[self.quantity])} (UCUM)")
 
 
 class ClassificationSpec(Table):
@@ -196,6 +236,9 @@ class DicomSpec(Table):
         unknown = [measurement.segment for measurement in self.measurement if measurement.segment not in labels]
         if unknown:
             raise ValueError(f"a measurement names the segment '{unknown[0]}', and there is none of that label")
+        wrong = [m.quantity for m in self.measurement if (m.quantity == "area") != (self.geometry.dimensions == 2)]
+        if wrong:
+            raise ValueError(f"a measurement of {wrong[0]} does not go with geometry.dimensions = {self.geometry.dimensions}")
         if not self.segment and not self.classification:
             raise ValueError("neither a segment nor a classification is described, so nothing can be reported")
         if bool(self.classification) != (self.output.form == "scores"):

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from models.errors import GeometryRefused, NotApplicable, Refusal
 from models.spec import GeometrySpec
-from models.volume import Volume
+from models.volume import ImageFile, Volume, read_volume
+
+
+def read_for(limits: GeometrySpec, files: Sequence[ImageFile]) -> Volume:
+    """Read images as the model takes them: a volume, or one 2-D image.
+
+    Raises
+    ------
+    GeometryRefused
+    """
+    return read_volume(files, min_slices=limits.min_slices, dimensions=limits.dimensions, views=limits.views)
 
 
 def check_volume(limits: GeometrySpec, volume: Volume) -> None:
@@ -17,6 +29,11 @@ def check_volume(limits: GeometrySpec, volume: Volume) -> None:
     NotApplicable
         Any other limit, with the measured value and the limit.
     """
+    if volume.planar != (limits.dimensions == 2):
+        raise GeometryRefused(Refusal.NO_GEOMETRY, f"The model takes {limits.dimensions}-D images, and this is another kind.")
+    if volume.planar:
+        _check_pixels(limits, volume)
+        return
     slices = volume.array.shape[0]
     if slices < limits.min_slices:
         raise GeometryRefused(Refusal.TOO_FEW_SLICES, f"The series has {slices} slices; the model needs at least {limits.min_slices}.")
@@ -30,6 +47,15 @@ def check_volume(limits: GeometrySpec, volume: Volume) -> None:
             f"The voxels are {coarsest:.1f} mm wide; the model takes at most {limits.max_spacing:g} mm.", "voxels-too-large"
         )
     _check_extent(limits, volume)
+
+
+def _check_pixels(limits: GeometrySpec, volume: Volume) -> None:
+    size = volume.pixel
+    coarsest = max(size.between_rows, size.between_columns) if size else 0.0
+    if limits.max_spacing is not None and coarsest > limits.max_spacing * 1.001:
+        raise NotApplicable(
+            f"The pixels are {coarsest:.2f} mm wide; the model takes at most {limits.max_spacing:g} mm.", "voxels-too-large"
+        )
 
 
 def _check_extent(limits: GeometrySpec, volume: Volume) -> None:

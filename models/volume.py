@@ -1,8 +1,8 @@
 """DICOM images as one ordered volume of values.
 
 Single-frame images of one series, or one enhanced multi-frame object, become an array (slices, rows,
-columns) with its affine. Anything that forms no regular volume is refused with a code and a sentence,
-before anything large is decoded.
+columns) with its affine; a 2-D image alone becomes one slice without a place in the patient. Anything else
+is refused with a code and a sentence, before anything large is decoded.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 from models.errors import GeometryRefused, Refusal
-from models.frames import Frame, frames_of
+from models.frames import Frame, flat_frame, frames_of
 from models.geometry import LPS_TO_RAS, FloatArray, Planes, as_vectors, describe_plane, regular_grid
 from models.pixels import check_size, decode_values, refuse_inflation
+from models.planar import PixelSize, pixel_size, planar_affine, the_image
 
 ImageFile = Path | BinaryIO | Callable[[], BinaryIO]
 
@@ -52,17 +53,23 @@ class Volume:
         The data sets without their pixels, in volume order (one for an enhanced object).
     frames
         One entry per slice, in volume order.
+    planar
+        True for a single 2-D image: one slice, whose affine has no direction in the patient.
+    pixel
+        Of a 2-D image, the size of a pixel, where known.
     """
 
     array: NDArray[Any]
     affine_lps: FloatArray
     headers: tuple[Dataset, ...]
     frames: tuple[SourceFrame, ...]
+    planar: bool = False
+    pixel: PixelSize | None = None
 
     @property
     def affine(self) -> FloatArray:
-        """The affine to RAS millimetres, as NIfTI and MONAI have it."""
-        return LPS_TO_RAS @ self.affine_lps
+        """The affine to RAS millimetres, as NIfTI and MONAI have it; of a 2-D image its own, which has no direction."""
+        return self.affine_lps if self.planar else LPS_TO_RAS @ self.affine_lps
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -88,7 +95,14 @@ class Volume:
         return tuple(frame.frame_number for frame in self.frames)
 
 
-def read_volume(files: Sequence[ImageFile], *, min_slices: int = 1, max_bytes: int = DEFAULT_MAX_BYTES) -> Volume:
+def read_volume(
+    files: Sequence[ImageFile],
+    *,
+    min_slices: int = 1,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    dimensions: Literal[2, 3] = 3,
+    views: Sequence[str] = (),
+) -> Volume:
     """Read images into one volume.
 
     Parameters
@@ -99,6 +113,8 @@ def read_volume(files: Sequence[ImageFile], *, min_slices: int = 1, max_bytes: i
         Fewer are refused.
     max_bytes
         Cap on the decoded size of the whole volume, checked before any decoding.
+    dimensions, views
+        2 reads one single-frame image, of several the one in one of the ``views`` (View Position); it needs no geometry.
 
     Raises
     ------
@@ -110,21 +126,33 @@ def read_volume(files: Sequence[ImageFile], *, min_slices: int = 1, max_bytes: i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may identify the patient
         try:
-            return _assemble(*_read_all(files, max_bytes), min_slices)
+            if dimensions == 2:
+                return _flat(_read_datasets(files, max_bytes), views)
+            datasets = _read_datasets(files, max_bytes)
+            return _assemble(datasets, frames_of(datasets), min_slices)
         except (GeometryRefused, MemoryError):
             raise
         except Exception as error:  # elements are converted when first used, and malformed ones raise anything
             raise GeometryRefused(Refusal.UNREADABLE, f"The images' headers cannot be understood ({type(error).__name__}).") from error
 
 
-def _read_all(files: Sequence[ImageFile], max_bytes: int) -> tuple[list[Dataset], list[Frame]]:
+def _read_datasets(files: Sequence[ImageFile], max_bytes: int) -> list[Dataset]:
     datasets: list[Dataset] = []
     total = 0
     for number, file in enumerate(files, start=1):
         dataset = _read(file, number, max_bytes)
         total += check_size(dataset, number, max_bytes - total)
         datasets.append(dataset)
-    return datasets, frames_of(datasets)
+    return datasets
+
+
+def _flat(datasets: list[Dataset], views: Sequence[str]) -> Volume:
+    image = the_image(datasets, views)
+    array = decode_values([image], [flat_frame(image)])
+    del image.PixelData
+    size = pixel_size(image)
+    source = SourceFrame(str(image.SOPInstanceUID), 1)
+    return Volume(array, planar_affine(size), (image,), (source,), planar=True, pixel=size)
 
 
 def _assemble(datasets: list[Dataset], frames: list[Frame], min_slices: int) -> Volume:

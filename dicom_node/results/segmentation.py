@@ -2,7 +2,8 @@
 
 BINARY; FRACTIONAL for segments that carry a probability. Empty frames are left out, every frame that is
 written refers to the source frame it was derived from, and segments without a voxel are not described at
-all: the report tells of them.
+all: the report tells of them. The segments of a 2-D image without a place in the patient (a radiograph) have
+none either: their geometry is that of the image they refer to (no Frame of Reference, no Pixel Measures).
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ def build(plan: SegmentationPlan, prediction: Prediction, sources: Sources, cont
     dataset.ContentCreatorName = ""  # type 2: no person made this
     dataset["PixelData"].VR = "OB"  # 1 or 8 bits allocated (PS3.5 section A.2)
     _fix_dimension_organization(dataset, dimension_organization_uid(context.run_key, plan.kind.value))
+    if not sources.placed:
+        dataset.PatientOrientation = list(sources.first.get("PatientOrientation") or []) or None  # type 2C without positions
     if sources.multiframe:
         _refer_to_stored_frames(dataset, sources.frame_numbers)
     return dataset

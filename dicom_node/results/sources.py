@@ -40,6 +40,8 @@ _GEOMETRY = [
     "DimensionIndexSequence",
     "DimensionOrganizationType",
 ]
+# Of an image without a place in the patient, a result's own pixel measures would repeat a size that may hold at the detector only.
+_OF_PLACED = frozenset({"FrameOfReferenceUID", "PositionReferenceIndicator", "PixelSpacing", "SliceThickness"})
 _PLACEHOLDERS = ["PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime"]
 
 
@@ -65,6 +67,11 @@ class Sources:
     @property
     def multiframe(self) -> bool:
         return bool(self.frame_numbers)
+
+    @property
+    def placed(self) -> bool:
+        """Whether the images have a place in the patient; a radiograph has none."""
+        return self.multiframe or "ImagePositionPatient" in self.shells[0]
 
     @property
     def series_uid(self) -> str:
@@ -140,9 +147,9 @@ def _complete(common: Dataset, headers: Sequence[Dataset]) -> None:
 
 
 def _common(header: Dataset, frame_numbers: tuple[int, ...]) -> Dataset:
-    shell = Dataset()
+    shell, placed = Dataset(), bool(frame_numbers) or "ImagePositionPatient" in header
     for keyword in _GEOMETRY:
-        if keyword in header:
+        if keyword in header and (placed or keyword not in _OF_PLACED):
             shell.add(header[keyword])
     if frame_numbers:
         shell.NumberOfFrames = len(frame_numbers)

@@ -101,12 +101,12 @@ class Runner:
     def _run(self, request: Request) -> Answer:
         from dicom_node.results.encode import encode
         from dicom_node.results.readback import verify
-        from models.volume import read_volume
+        from models.suitability import read_for
 
         clock = time.perf_counter
         started = clock()
         predictor = self._predictor(request)
-        volume = read_volume([part.open for part in request.images], min_slices=predictor.bundle.dicom.geometry.min_slices)
+        volume = read_for(predictor.bundle.dicom.geometry, [part.open for part in request.images])
         read = clock()
         prediction = predictor.predict(volume)
         predicted = clock()

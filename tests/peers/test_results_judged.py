@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,10 +18,13 @@ from dicom_node.results.charset import policy_for
 from dicom_node.results.context import EncodedObject, Outcome
 from dicom_node.results.encode import encode, nothing_run
 from dicom_node.results.readback import verify
-from models.findings import Prediction
+from models.findings import Code, Measurement, Prediction
+from models.planar import METHODS, PixelPlane
 from tests.peers.tools import iod_errors, output, study_complaints, template_errors
+from tests.planar_bundle import radiograph
 from tests.results_cases import (
     MODEL,
+    STUDY,
     classification,
     context,
     ellipsoid,
@@ -227,3 +231,43 @@ def affine_of(sources: Sequence[Dataset]) -> NDArray[np.float64]:
 
 def voxel_ml(sources: Sequence[Dataset]) -> float:
     return float(abs(np.linalg.det(affine_of(sources)))) / 1000
+
+
+# The validator of 2022 knows an older edition of CID 100, without the code for radiographs.
+_OLD_CID_100 = "(43468-8,LN"
+
+
+@pytest.mark.parametrize("size", [{"PixelSpacing": [0.2, 0.2]}, {"ImagerPixelSpacing": [0.2, 0.2]}, {"FrameOfReferenceUID": "1.2.3"}])
+def test_a_radiograph(size: dict[str, Any], tmp_path: Path) -> None:
+    source = radiograph(**size)
+    del source.PixelData
+    source.StudyInstanceUID = STUDY
+    half = np.zeros((1, 128, 64), bool)
+    half[0, 20:60, 8:24] = True
+    found = prediction([source], [segment(half, 1, "right"), segment(half[:, :, ::-1].copy(), 2, "left")], [area(1), area(2)])
+    objects = judged(found, [source], tmp_path)
+    seg = read(of_kind(objects, "SEG"))
+    assert "FrameOfReferenceUID" not in seg
+    assert "PixelMeasuresSequence" not in seg.SharedFunctionalGroupsSequence[0]
+    assert list(seg.PatientOrientation) == ["L", "F"]
+    reference = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
+
+
+@pytest.mark.real_data
+@VALIDATOR
+def test_the_real_chest_film(real_data: Path, tmp_path: Path) -> None:
+    source = dcmread(real_data / "singles" / "nih-rsna_CR_chest_1024_jpeg.dcm", stop_before_pixels=True)
+    half = np.zeros((1, 1024, 1024), bool)
+    half[0, 200:700, 150:400] = True
+    objects = judged(prediction([source], [segment(half)], [area(1)]), [source], tmp_path)
+    paths = write(objects, tmp_path)
+    errors = template_errors(paths[-1])
+    assert [error for error in errors if _OLD_CID_100 not in error] == []
+    # The source's own PatientAge "62" has no unit; it is not taken over, and dcentvfy sees that.
+    complaints = study_complaints([real_data / "singles" / "nih-rsna_CR_chest_1024_jpeg.dcm", *paths])
+    assert [line for line in complaints if "<PatientAge>" not in line] == []
+
+
+def area(of: int) -> Measurement:
+    return Measurement(Code("42798000", "SCT", "Area"), 12.5, Code("cm2", "UCUM", "square centimeter"), of, METHODS[PixelPlane.DETECTOR])

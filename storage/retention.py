@@ -47,6 +47,7 @@ ACTOR = "retention"
 IMPORTED = "imported"
 DAY = 86400.0
 _CHUNK = 50
+COMPLETE, RECEIVING = "COMPLETE", "RECEIVING"
 
 
 class Need(Enum):
@@ -154,16 +155,20 @@ def disk_state(archive: Archive, keep_free: int) -> DiskState:
 
 
 def plan(database: Database, rules: Sequence[RetentionRule], *, now: float, low: bool) -> Iterator[Decision]:
-    """A decision for each study, the one that waits longest first; in snapshots of some studies each."""
-    position: tuple[float, int] = (-1.0, 0)
-    while True:
-        with database.read() as connection:
-            rows = _chunk(connection, position)
-            decisions = _decide(connection, rows, rules, now=now, low=low)
-        yield from decisions
-        if len(rows) < _CHUNK:
-            return
-        position = (rows[-1].last_received_at, rows[-1].pk)
+    """A decision for each study, complete ones before those still being received, the one that waits longest first.
+
+    In snapshots of some studies each.
+    """
+    for state in (COMPLETE, RECEIVING):
+        position: tuple[float, int] = (-1.0, 0)
+        while True:
+            with database.read() as connection:
+                rows = _chunk(connection, position, state)
+                decisions = _decide(connection, rows, rules, now=now, low=low)
+            yield from decisions
+            if len(rows) < _CHUNK:
+                break
+            position = (rows[-1].last_received_at, rows[-1].pk)
 
 
 def decide(connection: Connection, study_uid: str, rules: Sequence[RetentionRule], *, now: float, low: bool) -> Decision:
@@ -177,8 +182,8 @@ def decide(connection: Connection, study_uid: str, rules: Sequence[RetentionRule
 _STUDIES = select(study.c.pk, study.c.study_uid, study.c.last_received_at, study.c.state, study.c.flag)
 
 
-def _chunk(connection: Connection, position: tuple[float, int]) -> Sequence[Any]:
-    after = tuple_(study.c.last_received_at, study.c.pk) > tuple_(*position)
+def _chunk(connection: Connection, position: tuple[float, int], state: str = COMPLETE) -> Sequence[Any]:
+    after = and_(study.c.state == state, tuple_(study.c.last_received_at, study.c.pk) > tuple_(*position))  # ix_study_state_last
     return connection.execute(_STUDIES.where(after).order_by(study.c.last_received_at, study.c.pk).limit(_CHUNK)).all()
 
 
@@ -216,7 +221,7 @@ def _verdict(
     age = max(now - row.last_received_at, 0.0)
     if not rule.due(age, low=low):
         return f"not old enough: {_days(age)}, {_due_when(rule)}", False
-    if row.state != "COMPLETE":
+    if row.state != COMPLETE:
         return "it is still being received", False
     if row.flag:
         return f"it is flagged for a person: {row.flag}", False

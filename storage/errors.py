@@ -11,7 +11,8 @@
     ├── Damaged              the bytes on disk do not match their digest
     ├── NotFound             no such study, series, instance, job, ...
     ├── StaleToken           another worker has taken the job since              (roll back)
-    └── QuarantineConflict   the quarantined instance cannot be resolved this way
+    ├── QuarantineConflict   the quarantined instance cannot be resolved this way
+    └── ReleaseConflict      the release is not in a state from which that leads on
 """
 
 from __future__ import annotations
@@ -56,3 +57,6 @@ class StaleToken(StorageError): ...
 
 
 class QuarantineConflict(StorageError): ...
+
+
+class ReleaseConflict(StorageError): ...

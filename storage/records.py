@@ -160,6 +160,10 @@ class RunRecord:
     predecessor_pk: int | None
     delivered: bool
     job_pk: int | None
+    release_pk: int | None = None
+    shadow: bool = False
+    compared_with: int | None = None
+    agreement: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -242,3 +246,70 @@ class AuditRecord:
     sop_uid: str | None
     actor: str
     detail: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReleaseRecord:
+    """A bundle version; ``state`` is candidate, shadow, deployed or retired. ``evaluation_pk``: by which it was deployed."""
+
+    pk: int
+    name: str
+    version: str
+    digest: str
+    state: str
+    added_at: float
+    state_at: float
+    evaluation_pk: int | None
+
+
+@dataclass(frozen=True)
+class ReleaseEventRecord:
+    pk: int
+    release_pk: int
+    at: float
+    actor: str
+    before: str | None
+    after: str
+    reason: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """How a release did on a data set; the report itself is read with :func:`storage.release_watch.report`."""
+
+    pk: int
+    release_pk: int
+    source: str
+    digest: str
+    data: str
+    split: str
+    items: int
+    data_fingerprint: str
+    metrics: dict[str, dict[str, Any]]
+    passed: bool | None
+    at: float
+    actor: str
+
+
+@dataclass(frozen=True)
+class FlagRecord:
+    pk: int
+    release_pk: int
+    kind: str
+    raised_at: float
+    cleared_at: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class DriftRecord:
+    """One look at the newest inputs of a release: feature > distance, its kind, and whether it is beyond the limit."""
+
+    pk: int
+    release_pk: int
+    at: float
+    newest_input_pk: int
+    runs: int
+    drifted: bool
+    distances: dict[str, dict[str, Any]]

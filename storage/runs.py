@@ -42,10 +42,13 @@ class RunSpec:
     predecessor_pk: int | None = None
     run_key: str = ""  # left empty: derived from the above
     salt: str = ""  # tells a run that a person asked for from those of the same input before it
+    release_pk: int | None = None
+    shadow: bool = False  # it looks on: the same input may be run again by the same release, once that is deployed
 
     @property
     def key(self) -> str:
-        return self.run_key or run_key(self.input_set, self.release_digest, self.parameters, salt=self.salt)
+        salt = f"shadow {self.salt}" if self.shadow else self.salt
+        return self.run_key or run_key(self.input_set, self.release_digest, self.parameters, salt=salt)
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def create_run(
         "parameters": dict(spec.parameters),
         "deliver_to": list(spec.deliver_to),
         "predecessor_pk": spec.predecessor_pk,
+        "release_pk": spec.release_pk,
+        "shadow": spec.shadow,
         "created_at": at,
     }
     pk: int | None = connection.scalar(insert_new(connection, run).values(**values).returning(run.c.pk))
@@ -138,7 +143,7 @@ def find_run(connection: Connection, key: str) -> RunRecord | None:
 
 def predecessor(connection: Connection, study_uid: str, bundle: str, *, before: int | None = None) -> RunRecord | None:
     """Find the newest completed run of a bundle on a study (of a revision below ``before``): what a rerun supersedes."""
-    query = select(run).where(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.state == "COMPLETED")
+    query = select(run).where(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.state == "COMPLETED", ~run.c.shadow)
     if before is not None:
         query = query.where(run.c.study_revision < before)
     row = connection.execute(query.order_by(run.c.study_revision.desc(), run.c.pk.desc()).limit(1)).one_or_none()
@@ -218,9 +223,11 @@ def _finish(connection: Connection, pk: int, state: str, now: float | None, **va
     return from_row(RunRecord, row)
 
 
-def earlier_runs(connection: Connection, study_uid: str, bundle: str, revision: int | None = None) -> list[RunRecord]:
-    """Read the runs of a bundle on a study (on revisions below ``revision``), newest first."""
-    query = select(run).where(run.c.study_uid == study_uid, run.c.bundle == bundle)
+def earlier_runs(
+    connection: Connection, study_uid: str, bundle: str, revision: int | None = None, *, shadow: bool = False
+) -> list[RunRecord]:
+    """Read the runs of a bundle on a study (on revisions below ``revision``), newest first; with ``shadow`` those that look on."""
+    query = select(run).where(run.c.study_uid == study_uid, run.c.bundle == bundle, run.c.shadow == shadow)
     if revision is not None:
         query = query.where(run.c.study_revision < revision)
     return [from_row(RunRecord, row) for row in connection.execute(query.order_by(run.c.study_revision.desc(), run.c.pk.desc()))]

@@ -382,7 +382,12 @@ run = Table(
     Column("predecessor_pk", Big, ForeignKey("run.pk")),
     Column("delivered", Boolean, nullable=False, server_default=text("true")),  # false: superseded while running, kept but not sent
     Column("job_pk", Big),
+    Column("release_pk", Big),  # none: the bundle of a folder, which was never released here
+    Column("shadow", Boolean, nullable=False, server_default=text("false")),  # looks on: its result is neither archived nor sent
+    Column("compared_with", Big),  # of a shadow run: the run whose result went out
+    Column("agreement", JSON),  # ... and how far the two agree
 )
+Index("ix_run_shadow", run.c.release_pk, sqlite_where=text("shadow"), postgresql_where=text("shadow"))
 
 Index(
     "ix_run_waiting",
@@ -507,4 +512,103 @@ audit = Table(
     Column("sop_uid", Text),
     Column("actor", Text, nullable=False),
     Column("detail", JSON, nullable=False),
+)
+
+model_release = Table(
+    "model_release",
+    metadata,
+    # A bundle version by its release digest; its files lie in the data folder under that digest.
+    _pk(),
+    Column("name", Text, nullable=False, index=True),
+    Column("version", Text, nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("state", String(16), nullable=False, server_default="candidate"),  # candidate | shadow | deployed | retired
+    Column("added_at", Float, nullable=False),
+    Column("state_at", Float, nullable=False),
+    Column("evaluation_pk", Big),  # by which it was deployed
+)
+Index(
+    "uq_model_release_deployed",
+    model_release.c.name,
+    unique=True,
+    sqlite_where=text("state = 'deployed'"),
+    postgresql_where=text("state = 'deployed'"),
+)
+
+release_event = Table(
+    "release_event",
+    metadata,
+    # Every transition: who, when, why.
+    _pk(),
+    Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False, index=True),
+    Column("at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("before", String(16)),
+    Column("after", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+)
+
+release_evaluation = Table(
+    "release_evaluation",
+    metadata,
+    # How a release did on a data set, with the report as it was read.
+    _pk(),
+    Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False, index=True),
+    Column("source", String(16), nullable=False),  # report: handed in by a person | scheduled: made by this node
+    Column("digest", String(64), nullable=False),  # SHA-256 of the report
+    Column("data", Text, nullable=False),
+    Column("split", Text, nullable=False),
+    Column("items", Integer, nullable=False),
+    Column("data_fingerprint", Text, nullable=False),
+    Column("metrics", JSON, nullable=False),  # name > {value, low, high, n}
+    Column("report", LargeBinary, nullable=False),
+    Column("passed", Boolean),  # of a scheduled one: whether it met the minima of then
+    Column("at", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+)
+
+release_flag = Table(
+    "release_flag",
+    metadata,
+    # What a person has to look at; one open flag of a kind a release.
+    _pk(),
+    Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False),
+    Column("kind", String(16), nullable=False),  # drift | evaluation
+    Column("raised_at", Float, nullable=False),
+    Column("cleared_at", Float),
+    Column("reason", Text, nullable=False),
+)
+Index(
+    "uq_release_flag_open",
+    release_flag.c.release_pk,
+    release_flag.c.kind,
+    unique=True,
+    sqlite_where=text("cleared_at IS NULL"),
+    postgresql_where=text("cleared_at IS NULL"),
+)
+
+drift_input = Table(
+    "drift_input",
+    metadata,
+    # What one run of a release was given, in numbers and coded header values; never identity.
+    _pk(),
+    Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False),
+    Column("run_pk", Big, nullable=False, unique=True),
+    Column("at", Float, nullable=False),
+    Column("statistics", JSON, nullable=False),
+    Index(None, "release_pk", "pk"),
+)
+
+drift = Table(
+    "drift",
+    metadata,
+    # One look at the newest inputs of a release, beside its training data.
+    _pk(),
+    Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False, index=True),
+    Column("at", Float, nullable=False),
+    Column("newest_input_pk", Big, nullable=False),
+    Column("runs", Integer, nullable=False),
+    Column("drifted", Boolean, nullable=False),
+    Column("distances", JSON, nullable=False),  # feature > {distance, kind, drifted}
 )

@@ -17,10 +17,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dicom_node.pixels.pool import ChildPool, TranscodeError
+from dicom_node.pixels.pool import ChildPool, ChildrenBusy, TranscodeError
 from dicom_node.pixels.syntaxes import DECODED, ENCODED, LOSSY, NATIVE
 
-__all__ = ["Frame", "TranscodeError", "Transcoder", "targets"]
+__all__ = ["ChildrenBusy", "Frame", "TranscodeError", "Transcoder", "targets"]
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,13 @@ class Transcoder:
         Most bytes of the decoded pixels of a data set.
     deadline
         Seconds for one piece of work.
+    wait
+        Seconds for which work waits for a child that is free.
     """
 
-    def __init__(self, *, children: int = 2, limit: int = MAX_BYTES, deadline: float = 120.0) -> None:
+    def __init__(self, *, children: int = 2, limit: int = MAX_BYTES, deadline: float = 120.0, wait: float = 120.0) -> None:
         self._limit = limit
-        self._pool = ChildPool(children, limit=limit, deadline=deadline)
+        self._pool = ChildPool(children, limit=limit, deadline=deadline, wait=wait)
 
     def targets(self, source: str) -> tuple[str, ...]:
         """Transfer syntaxes that ``source`` can be changed to; see :func:`targets`."""
@@ -81,6 +83,7 @@ class Transcoder:
 
         Raises
         ------
+        ChildrenBusy
         TranscodeError
         """
         if target not in targets(source):
@@ -94,6 +97,7 @@ class Transcoder:
 
         Raises
         ------
+        ChildrenBusy
         TranscodeError
         """
         if len(data) > self._limit:

@@ -114,6 +114,7 @@ def _store(session: IngestSession, file: BinaryIO) -> Receipt:
         sop_class_uid=header.sop_class_uid,
         sop_instance_uid=header.sop_instance_uid,
         transfer_syntax_uid=header.transfer_syntax_uid,
+        binding=False,
     )
     try:
         while chunk := file.read(CHUNK):

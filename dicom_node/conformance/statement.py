@@ -49,8 +49,8 @@ STORE_STATUSES: Final = (
 )
 # The end of an address below /dicom-web > what it is and what it is made of.
 RESOURCES: Final = {
-    ("GET", ""): "WADO-URI: application/dicom, image/jpeg, image/png",
-    ("GET", "wado"): "WADO-URI: application/dicom, image/jpeg, image/png",
+    ("GET", ""): "WADO-URI: application/dicom, image/jpeg, image/png, image/gif",
+    ("GET", "wado"): "WADO-URI: application/dicom, image/jpeg, image/png, image/gif",
     ("GET", "studies"): "QIDO-RS: application/dicom+json",
     ("GET", "series"): "QIDO-RS: application/dicom+json",
     ("GET", "instances"): "QIDO-RS: application/dicom+json",
@@ -58,10 +58,10 @@ RESOURCES: Final = {
     ("GET", "{series}"): 'WADO-RS: multipart/related; type="application/dicom"',
     ("GET", "{instance}"): 'WADO-RS: multipart/related; type="application/dicom", application/dicom',
     ("GET", "metadata"): "WADO-RS: application/dicom+json",
-    ("GET", "rendered"): "WADO-RS: image/jpeg, image/png; window, viewport, quality",
-    ("GET", "thumbnail"): "WADO-RS: image/jpeg, image/png; window, viewport, quality",
+    ("GET", "rendered"): "WADO-RS: image/jpeg, image/png, image/gif; window, viewport, quality; application/pdf of an encapsulated PDF",
+    ("GET", "thumbnail"): "WADO-RS: image/jpeg, image/png, image/gif; window, viewport, quality; application/pdf of an encapsulated PDF",
     ("GET", "{frames}"): "WADO-RS: multipart/related or single part; application/octet-stream, or the image's own media type",
-    ("GET", "{path:path}"): "WADO-RS bulk data: application/octet-stream",
+    ("GET", "{path:path}"): "WADO-RS bulk data: application/octet-stream; video/mp4 and video/mpeg as a stream; an encapsulated document as what it is",
     ("POST", "studies"): 'STOW-RS: multipart/related; type="application/dicom", application/dicom',
     ("POST", "{study}"): 'STOW-RS, of this study only: multipart/related; type="application/dicom", application/dicom',
     ("DELETE", "{study}"): "delete, not of the standard",

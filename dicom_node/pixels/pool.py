@@ -26,6 +26,10 @@ class TranscodeError(NodeError):
     """A data set that cannot be had in another transfer syntax, or a frame that cannot be decoded; says why, without any value."""
 
 
+class ChildrenBusy(TranscodeError):
+    """No child was free in time; it may be so later."""
+
+
 class ChildPool:
     """At most ``size`` children, each started when there is work for it and kept; thread-safe.
 
@@ -35,11 +39,14 @@ class ChildPool:
         Most bytes of decoded pixels; what a child may use of memory follows from it.
     deadline
         Seconds after which a child is ended.
+    wait
+        Seconds for which a request waits for a child that is free.
     """
 
-    def __init__(self, size: int, *, limit: int, deadline: float) -> None:
+    def __init__(self, size: int, *, limit: int, deadline: float, wait: float) -> None:
         self._limit = limit
         self._deadline = deadline
+        self._wait = wait
         self._free: list[_Child] = []
         self._places = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
@@ -50,24 +57,34 @@ class ChildPool:
 
         Raises
         ------
+        ChildrenBusy
+            None of them was free in time.
         TranscodeError
             The child says why not; or it ended, or was ended at the deadline.
         """
-        with self._places:
-            child = self._take()
-            try:
-                head, body = child.call(request, data, self._deadline)
-            except (EOFError, OSError, ValueError) as error:
-                code = child.end()
-                log.warning("pixels.child_lost", exit_code=code, error=type(error).__name__)
-                raise TranscodeError("the process that decodes ended or took too long") from error
-            except BaseException:
-                child.end()
-                raise
-            self._put(child)
+        if not self._places.acquire(timeout=self._wait):
+            raise ChildrenBusy("all processes that decode are busy")
+        try:
+            head, body = self._carry_out(request, data)
+        finally:
+            self._places.release()
         if not head["ok"]:
             raise TranscodeError(head["why"])
         return head, body
+
+    def _carry_out(self, request: dict[str, Any], data: bytes | memoryview) -> tuple[dict[str, Any], bytes]:
+        child = self._take()
+        try:
+            answer = child.call(request, data, self._deadline)
+        except (EOFError, OSError, ValueError) as error:
+            code = child.end()
+            log.warning("pixels.child_lost", exit_code=code, error=type(error).__name__)
+            raise TranscodeError("the process that decodes ended or took too long") from error
+        except BaseException:
+            child.end()
+            raise
+        self._put(child)
+        return answer
 
     def _take(self) -> _Child:
         with self._lock:

@@ -2,7 +2,7 @@
 
 /healthz     the process answers
 /readyz      index and archive can be used; 503 with the reason otherwise
-/metrics     Prometheus text; no patient identity
+/metrics     Prometheus text; no patient identity; for who may read
 /dicom-web   search, retrieve and store (PS3.18); /wado for older viewers; all of it described in openapi.json
 """
 
@@ -24,15 +24,15 @@ from starlette.routing import Route
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.node import Node
-from dicom_node.transcode import Transcoder
+from dicom_node.transcode import ChildrenBusy, Transcoder
 from dicom_node.web import conformance, openapi
 from dicom_node.web.authentication import Gate
 from dicom_node.web.dicomweb import delete, stow, wado_uri
 from dicom_node.web.dicomweb.errors import WebError, failed, refused
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
 from dicom_node.web.dicomweb.stow import Uploads
+from dicom_node.web.limits import PLACE_WAIT, Crowd, DeadlineProtocol
 from dicom_node.web.metrics import CONTENT_TYPE, render
-from dicom_node.web.wire import WireProtocol
 from storage.errors import StorageError
 
 SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'"}
@@ -58,13 +58,14 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
 
     uploads = uploads or Uploads(node)
     health = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
-    transcoder = transcoder or Transcoder()
+    transcoder = transcoder or Transcoder(wait=PLACE_WAIT)
     retrieve = [*dicomweb_routes(node, transcoder), *wado_uri.routes(node, transcoder)]
     described = [openapi.route(node), conformance.route(node)]
     routes = [*health, *retrieve, *stow.routes(uploads), *delete.routes(node), *described]
+    crowd = Middleware(Crowd, most=node.config.web.max_connections)
     gate = Middleware(Gate, settings=node.config.web, database=node.database)
-    handlers = {WebError: refused, HTTPException: refused, StorageError: refused, Exception: failed}
-    return Starlette(routes=routes, middleware=[gate], exception_handlers=handlers)
+    handlers = {**dict.fromkeys((WebError, ChildrenBusy, HTTPException, StorageError), refused), Exception: failed}
+    return Starlette(routes=routes, middleware=[crowd, gate], exception_handlers=handlers)
 
 
 def why_not_ready(node: Node) -> list[str]:
@@ -94,7 +95,7 @@ def serve(node: Node, wait: Callable[[], None], ready: Callable[[str], None]) ->
         where = f"'web.host' = '{config.host}', 'web.port' = {config.port}"
         raise ConfigurationError(f"{where}: nothing can be served there: {os.strerror(error.errno or 0)}") from error
     with listening as listener:
-        uploads, transcoder = Uploads(node), Transcoder()
+        uploads, transcoder = Uploads(node), Transcoder(wait=PLACE_WAIT)
         server = uvicorn.Server(settings(node, uploads, transcoder))
         uploads.start()
         # In a thread of its own uvicorn leaves the signals to the role.
@@ -112,12 +113,11 @@ def settings(node: Node, uploads: Uploads, transcoder: Transcoder | None = None)
     """How uvicorn serves the application: quiet, on HTTP/1.1 with deadlines, and done soon after it is told to stop."""
     return uvicorn.Config(
         create_app(node, uploads, transcoder),
-        http=WireProtocol,
+        http=DeadlineProtocol,
         ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",
         server_header=False,
-        limit_concurrency=node.config.web.max_connections,
         timeout_graceful_shutdown=round(node.config.dimse.stop_deadline),
     )

@@ -22,10 +22,11 @@ import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.config import WebTable, is_loopback
+from dicom_node.web.dicomweb.errors import answer
 from storage import audit
 from storage.database import Database
 from storage.errors import IndexUnavailable
@@ -34,7 +35,7 @@ log = structlog.get_logger()
 
 READ, STORE, DELETE = "read", "store", "delete"
 RIGHT_OF_METHOD: Final[Mapping[str, str]] = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "POST": STORE, "PUT": STORE, "DELETE": DELETE}
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 ANONYMOUS: Final = "anonymous"
 REFUSALS_NOTED_EVERY = 60.0  # seconds, for one address: whoever guesses tokens must not fill the audit trail
@@ -148,7 +149,7 @@ def host_name(host: str) -> str:
 
 
 def _answer(refusal: Refusal) -> Response:
-    return JSONResponse({"error": refusal.why}, status_code=refusal.status, headers=dict(refusal.headers))
+    return answer(refusal.status, refusal.why, refusal.headers)
 
 
 def principal_of(request: Request) -> Principal:
@@ -158,7 +159,7 @@ def principal_of(request: Request) -> Principal:
 
 
 class Gate:
-    """ASGI middleware before everything but health and metrics: security headers, Origin, Host, token, right, CORS.
+    """ASGI middleware before everything but health: security headers, Origin, Host, token, right, CORS.
 
     What is let through finds its `Principal` as ``request.state.principal``.
     """

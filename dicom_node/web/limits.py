@@ -11,31 +11,26 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import h11
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dicom_node.config import WebTable
-from dicom_node.web.dicomweb.errors import BadRequest, TooLarge, Unsupported, WebError
+from dicom_node.web.dicomweb.errors import RETRY_AFTER, BadRequest, SlowClient, TooLarge, Unsupported, answer
 
+PLACE_WAIT: Final = 20.0  # seconds for a place where pixels are decoded or rendered
 HEAD_DEADLINE: Final = 15.0  # seconds for a request line and its headers
 READ_DEADLINE: Final = 60.0  # seconds in which a client must take something of its answer
 LEAST_PROGRESS: Final = 64 << 10  # bytes of a body that must come within the stall timeout
 INFLATE_STEP: Final = 256 << 10
 FREE_INFLATION: Final = 8 << 20  # bytes that may come out before the ratio is looked at
 MAX_RATIO: Final = 100
+CONNECTION: Final = "dicom_node.connection"  # in a scope's extensions: the connection that the request came on
+_MISTAKES: Final = {431: "the request's head is too long", 501: "transfer codings other than chunked are not taken"}
 DRAIN_BYTES, DRAIN_SECONDS = 64 << 20, 5.0
-
-
-class SlowClient(WebError):
-    status = 408
-
-
-class Busy(WebError):
-    """Too much at a time; the client may come again."""
-
-    status = 503
 
 
 @dataclass(frozen=True)
@@ -96,6 +91,7 @@ async def _next(request: Request, until: float) -> dict[str, Any]:
         raise SlowClient("the request's body does not get on") from None
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
+    request.state.body_has_ended = not message.get("more_body", False)
     return dict(message)
 
 
@@ -103,11 +99,9 @@ async def drain(request: Request) -> None:
     """Take what the client is still sending, for a while, so that it reads its answer instead of a reset connection."""
     taken, until = 0, time.monotonic() + DRAIN_SECONDS
     try:
-        while taken < DRAIN_BYTES:
+        while taken < DRAIN_BYTES and not getattr(request.state, "body_has_ended", False):
             message = await _next(request, until)
             taken += len(message.get("body", b""))
-            if not message.get("more_body", False):
-                return
     except (SlowClient, ClientDisconnect):
         return
 
@@ -147,14 +141,72 @@ class Inflater:
             raise BadRequest("the gzip body breaks off")
 
 
+class Connection(h11.Connection):
+    """One that remembers which status its client's mistake deserves."""
+
+    mistake = 400
+
+    def next_event(self) -> Any:
+        try:
+            return super().next_event()
+        except h11.RemoteProtocolError as error:
+            self.mistake = error.error_status_hint
+            raise
+
+
+class Crowd:
+    """ASGI middleware before everything: with more connections than `most`, a request is told to come again, and its connection closed."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        connection = scope.get("extensions", {}).get(CONNECTION)
+        if not isinstance(connection, DeadlineProtocol) or len(connection.connections) <= self._most:
+            await self._app(scope, receive, send)
+            return
+        await answer(503, "too many connections at a time; come again", {**RETRY_AFTER, "Connection": "close"})(scope, receive, send)
+
+
 class DeadlineProtocol(H11Protocol):
     """HTTP/1.1 as uvicorn speaks it, with an end to waiting for a request's head and for a client that does not read."""
 
     head_deadline = HEAD_DEADLINE
     read_deadline = READ_DEADLINE
+    _refused = False
     _waiting_since = 0.0
     _watch: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.conn: Connection = Connection(h11.SERVER)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_started:  # its task starts after us
+            scope = cast("dict[str, Any]", self.cycle.scope)
+            scope.setdefault("extensions", {})[CONNECTION] = self
+
+    def send_400_response(self, msg: str) -> None:
+        """Tell in our form what is wrong with a request that is no HTTP; one that is being answered just ends."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
+        refusal = answer(self.conn.mistake, _MISTAKES.get(self.conn.mistake, "this is no HTTP request"), {"Connection": "close"})
+        head = h11.Response(status_code=refusal.status_code, headers=refusal.raw_headers)
+        for event in (head, h11.Data(data=bytes(refusal.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self._refused = True
+        self.transport.write_eof()  # whoever is still sending reads the answer, and not of a reset connection
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self.loop.call_later(DRAIN_SECONDS, self.transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._refused:
+            super().data_received(data)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

@@ -24,7 +24,7 @@ from storage.attributes import Level
 PATH: Final = f"{PREFIX}/openapi.json"
 JSON, DICOM_JSON, TEXT, HTML = "application/json", "application/dicom+json", "text/plain", "text/html"
 DICOM, DICOM_XML, MULTIPART, OCTETS = "application/dicom", "application/dicom+xml", "multipart/related", "application/octet-stream"
-JPEG, PNG = "image/jpeg", "image/png"
+JPEG, PNG, GIF, PDF = "image/jpeg", "image/png", "image/gif", "application/pdf"
 MODELS: Final = (DICOM_JSON, JSON)
 FRAMES: Final = (MULTIPART, OCTETS, "image/*", "video/*")
 
@@ -90,8 +90,8 @@ _STORE: Final = Operation(
     "DataSet",
 )
 _DELETE: Final = Operation({204: ()}, (400, 404, 503), ("reason",))
-_WADO_URI: Final = _retrieve(DICOM, JPEG, PNG, parameters=(*WADO_URI, *RANGE_HEADERS), status=(200, 206), errors=(416,))
-_RENDERED: Final = _retrieve(JPEG, PNG, MULTIPART, parameters=RENDERING)
+_WADO_URI: Final = _retrieve(DICOM, JPEG, PNG, GIF, parameters=(*WADO_URI, *RANGE_HEADERS), status=(200, 206), errors=(416,))
+_RENDERED: Final = _retrieve(JPEG, PNG, GIF, PDF, MULTIPART, parameters=RENDERING)
 _INSTANCES: Final = _retrieve(MULTIPART, parameters=("accept",), status=(200, 206))
 
 # By method and end of the address, with "" for the service itself.

@@ -14,14 +14,13 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import h11
 from starlette.types import Scope
 
-from dicom_node.web.limits import DeadlineProtocol
+from dicom_node.web.limits import CONNECTION, DeadlineProtocol
 
-EXTENSION: Final = "dicom_node.wire"
 PATIENCE: Final = 0.05  # seconds that a thread waits for a socket before it gives up its place
 _THREADS: Final = ThreadPoolExecutor(8, thread_name_prefix="sendfile")
 
@@ -45,23 +44,13 @@ def check_still_there(descriptor: int, extent: Extent) -> None:
         raise OSError(f"what lay at {extent.offset} of {extent.path.name} was deleted meanwhile")
 
 
-class WireProtocol(DeadlineProtocol):
-    """HTTP as the server speaks it; each request's scope leads back to its connection."""
-
-    def handle_events(self) -> None:
-        super().handle_events()
-        if self.cycle is not None and not self.cycle.response_started:  # its task starts after us
-            scope = cast("dict[str, Any]", self.cycle.scope)
-            scope.setdefault("extensions", {})[EXTENSION] = self
-
-
-def wire_of(scope: Scope) -> WireProtocol | None:
+def wire_of(scope: Scope) -> DeadlineProtocol | None:
     """The connection of a request; None where something else serves it."""
-    wire = scope.get("extensions", {}).get(EXTENSION)
-    return wire if isinstance(wire, WireProtocol) else None
+    wire = scope.get("extensions", {}).get(CONNECTION)
+    return wire if isinstance(wire, DeadlineProtocol) else None
 
 
-async def send_extents(wire: WireProtocol, extents: Sequence[Extent], end: bytes) -> None:
+async def send_extents(wire: DeadlineProtocol, extents: Sequence[Extent], end: bytes) -> None:
     """Send extents and what follows them; the head of a response with exactly this Content-Length has been written.
 
     Raises

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from pydicom import Dataset
 
-from dicom_node.web import wire
+from dicom_node.web.limits import DeadlineProtocol
 from storage.errors import NotFound
 from tests.dicomweb import Web, parts_of, served
 from tests.imaging import as_file
@@ -135,7 +135,7 @@ def raw(web: Web, path: str, *, receive: int) -> socket.socket:
 
 
 def test_a_client_that_stops_reading_is_dropped(web: Web, images: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire.WireProtocol, "read_deadline", 0.3)
+    monkeypatch.setattr(DeadlineProtocol, "read_deadline", 0.3)
     before = held()
     silent = [raw(web, path_of(images[0]), receive=4096) for _ in range(12)]
     assert web.get("/studies").status_code == 200  # more of them than there are threads, and they hold none

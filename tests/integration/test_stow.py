@@ -152,7 +152,7 @@ def test_every_way_to_fail_has_its_reason(tmp_path: Path) -> None:
     truncated = dataset(STUDY, SERIES, "1.2.3.1.2")[:-10]
     files = [
         part10(truncated, CT, "1.2.3.1.2"),
-        part10(good, CT, "1.2.3.1.9"),
+        part10(good, "1.2.840.10008.5.1.4.1.1.4", "1.2.3.1.9"),
         part10(good, "1.2.840.10008.1.3.10", "1.2.3.1.3"),
         part10(good, CT, "1.2.3.1.4", syntax="1.2.840.113619.5.2"),
         part10(dataset("../x", SERIES, "1.2.3.1.5"), CT, "1.2.3.1.5"),
@@ -177,6 +177,20 @@ def test_every_way_to_fail_has_its_reason(tmp_path: Path) -> None:
         "1.2.3.1.6": 0xC000,
     }
     assert others == [0xC000, 0xC000]
+
+
+def test_where_the_file_meta_names_another_instance_the_data_set_counts(tmp_path: Path) -> None:
+    data = dataset(STUDY, SERIES, "1.2.3.1.1")
+    with web_node(tmp_path) as web:
+        answer = web.store([part10(data, CT, "1.2.3.1.9")])
+        assert (answer.status_code, references(answer)) == (200, ["1.2.3.1.1"])
+        file = web.node.archive.open_instance("1.2.3.1.1").read()
+        assert dcmread(io.BytesIO(file)).file_meta.MediaStorageSOPInstanceUID == "1.2.3.1.1"
+        assert file.endswith(data)
+        assert references(web.store([part10(data, CT, "1.2.3.1.9"), part10(data, CT, "1.2.3.1.1")])) == ["1.2.3.1.1"] * 2
+        assert len(rows(web, instance)) == 1
+        other = web.store([part10(data.replace(b"Head", b"Neck"), CT, "1.2.3.1.8")])
+        assert (other.status_code, list(failures(other))) == (409, ["1.2.3.1.1"])
 
 
 @pytest.mark.parametrize(

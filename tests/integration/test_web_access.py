@@ -66,8 +66,12 @@ def test_with_tokens_every_request_needs_one_that_has_the_right(tmp_path: Path) 
         assert web.store([file()], **bearer(WRITER)).status_code == 200
         assert get(web, **bearer(CLEANER)) == 403
         assert len(kept(web, instance)) == 1
-        for path in ("/healthz", "/readyz", "/metrics"):
-            assert web.client.get(f"http://127.0.0.1:{web.port}{path}").status_code == 200
+        address = f"http://127.0.0.1:{web.port}"
+        for path in ("/healthz", "/readyz"):
+            assert web.client.get(address + path).status_code == 200
+        assert web.client.get(f"{address}/metrics").status_code == 401
+        assert web.client.get(f"{address}/metrics", headers=bearer(CLEANER)).status_code == 403
+        assert web.client.get(f"{address}/metrics", headers=bearer(READER)).status_code == 200
 
 
 def test_a_refused_token_leaves_one_row_a_minute_and_is_not_in_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from struct import pack
 
 import numpy as np
@@ -25,7 +26,7 @@ from dicom_node.pixels.codecs import encode as encode_frame
 from dicom_node.pixels.elements import Fragments, NotReadable, read, write
 from dicom_node.pixels.frames import encapsulate, split
 from dicom_node.pixels.recode import decode_frame, recode
-from dicom_node.transcode import TranscodeError, Transcoder, targets
+from dicom_node.transcode import ChildrenBusy, TranscodeError, Transcoder, targets
 from tests.dimse import EXPLICIT, IMPLICIT, until
 
 BIG, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
@@ -257,6 +258,25 @@ def test_a_child_that_hangs_is_ended_at_the_deadline() -> None:
         with pytest.raises(TranscodeError, match="too long"):
             transcoder.transcode(data, EXPLICIT, IMPLICIT)
         assert not psutil.pid_exists(child.pid)
+    finally:
+        transcoder.close()
+
+
+def test_work_waits_for_a_child_only_so_long() -> None:
+    transcoder = Transcoder(children=1, limit=LIMIT, deadline=20, wait=0.05)
+    data = encoded(image())
+    try:
+        transcoder.transcode(data, EXPLICIT, IMPLICIT)
+        (child,) = children()
+        os.kill(child.pid, signal.SIGSTOP)
+        with ThreadPoolExecutor(1) as other:
+            working = other.submit(transcoder.transcode, data, EXPLICIT, IMPLICIT)
+            until(lambda: not transcoder._pool._free)
+            with pytest.raises(ChildrenBusy, match="busy"):
+                transcoder.transcode(data, EXPLICIT, IMPLICIT)
+            os.kill(child.pid, signal.SIGCONT)
+            assert working.result(20)
+        assert transcoder.transcode(data, EXPLICIT, IMPLICIT)
     finally:
         transcoder.close()
 

@@ -17,9 +17,9 @@ from dicom_node.node import Node
 from dicom_node.transcode import Transcoder
 from dicom_node.web.dicomweb.accept import MediaRange, Offer, accepted, choose
 from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource
-from dicom_node.web.dicomweb.frames import OCTETS, answer
+from dicom_node.web.dicomweb.frames import MEDIA_TYPES, OCTETS, answer
 from dicom_node.web.dicomweb.multipart import MultipartWriter
-from dicom_node.web.dicomweb.pixels import BIG_ENDIAN, Pixels, read_dicom
+from dicom_node.web.dicomweb.pixels import BIG_ENDIAN, Pixels, fragments_of, read_dicom
 from dicom_node.web.dicomweb.ranges import requested_range
 from dicom_node.web.dicomweb.resources import entity_tag, intact, resource_of, service_url, stored_instances
 from dicom_node.web.dicomweb.responses import Streamed, unchanged
@@ -29,6 +29,7 @@ from storage.archive import StoredInstance
 from storage.header_json import UNREADABLE
 
 _PATH: Final = re.compile(r"[0-9A-Fa-f]{8}(/[0-9]{1,6}/[0-9A-Fa-f]{8}){0,32}")
+PDF: Final = "application/pdf"
 _DOCUMENT, _MIME = 0x00420011, 0x00420012
 _MEDIA_TYPE: Final = re.compile(r"[a-z]+/[a-zA-Z0-9.+-]+")
 _WORDS: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
@@ -45,11 +46,15 @@ def bulkdata(node: Node, transcoder: Transcoder) -> Callable[[Request], Response
         stored = intact(stored_instances(node, resource_of(request)))[0]
         header, pixels = read_dicom(stored)
         if pixels is not None and path.upper() == f"{pixels.tag:08X}":
+            if MEDIA_TYPES.get(stored.transfer_syntax_uid, "").startswith("video/"):
+                return video(request, ranges, stored, pixels)
             if pixels.encapsulated:
                 return answer(request, ranges, stored, pixels, range(1, pixels.frames + 1), transcoder)
             if pixels.inflated is None and stored.transfer_syntax_uid != BIG_ENDIAN:
                 return _native(request, ranges, stored, pixels)
         data = _value(header, pixels, stored, path)
+        if int(path.split("/")[-1], 16) == _DOCUMENT:
+            data = _without_padding(header, data)
         tag = entity_tag([stored], "-b")
         if (same := unchanged(request, tag)) is not None:
             return same
@@ -67,9 +72,29 @@ def bulkdata(node: Node, transcoder: Transcoder) -> Callable[[Request], Response
     return retrieve
 
 
-def _part(request: Request, length: int) -> dict[str, str]:
+def pdf(request: Request, ranges: list[MediaRange], stored: StoredInstance) -> Response:
+    """An encapsulated PDF as its rendered representation: itself."""
+    choose(ranges, [Offer(PDF)], "this document")
+    header, pixels = read_dicom(stored)
+    data = _without_padding(header, _value(header, pixels, stored, f"{_DOCUMENT:08X}"))
+    tag = entity_tag([stored], "-b")
+    if (same := unchanged(request, tag)) is not None:
+        return same
+    return Streamed(iter([[data]]), PDF, length=len(data), headers={"ETag": tag})
+
+
+def _without_padding(header: Dataset, data: bytes) -> bytes:
+    """A document of the length that it had before it was padded to an even one (PS3.3 C.24.2)."""
+    try:
+        length = int(header.get("EncapsulatedDocumentLength", len(data)))
+    except UNREADABLE:
+        return data
+    return data[:length] if length == len(data) - 1 else data
+
+
+def _part(request: Request, length: int, media_type: str = OCTETS) -> dict[str, str]:
     place = service_url(request) + request.url.path.partition("/dicom-web")[2]
-    return {"Content-Type": OCTETS, "Content-Location": place, "Content-Length": str(length)}
+    return {"Content-Type": media_type, "Content-Location": place, "Content-Length": str(length)}
 
 
 def _offers(header: Dataset, path: str) -> list[Offer]:
@@ -95,6 +120,36 @@ def _native(request: Request, ranges: list[MediaRange], stored: StoredInstance, 
     head = writer.head(_part(request, length))
     extent = Extent(head, stored.path, start, length, stored.offset)
     return StoredBytes([extent], writer.content_type, end=writer.end, headers={"ETag": tag})
+
+
+def video(request: Request, ranges: list[MediaRange], stored: StoredInstance, pixels: Pixels) -> Response:
+    """A video's stream, its fragments one after the other, in parts as players ask for it (PS3.5 8.2.5 to 8.2.8)."""
+    kind = MEDIA_TYPES[stored.transfer_syntax_uid]
+    offer = choose(ranges, [Offer(kind), Offer(kind, multipart=True), Offer(OCTETS, multipart=True), Offer(OCTETS)], "this video")
+    tag = entity_tag([stored], "-b")
+    if (same := unchanged(request, tag)) is not None:
+        return same
+    fragments = fragments_of(stored, pixels)
+    length = sum(size for _, size in fragments)
+    if offer.multipart:
+        writer = MultipartWriter(offer.media_type)
+        head = Extent(writer.head(_part(request, length, offer.media_type)), stored.path, stored.offset, 0, stored.offset)
+        whole = [head, *_extents(stored, fragments, 0, length)]
+        return StoredBytes(whole, writer.content_type, end=writer.end, headers={"ETag": tag})
+    wanted = requested_range(request, length, tag)
+    headers = {"ETag": tag, "Accept-Ranges": "bytes", **wanted.headers}
+    return StoredBytes(_extents(stored, fragments, wanted.start, wanted.length), offer.media_type, status=wanted.status, headers=headers)
+
+
+def _extents(stored: StoredInstance, fragments: list[tuple[int, int]], start: int, length: int) -> list[Extent]:
+    """Bytes `start` to `start + length` of what the fragments make together."""
+    extents, passed = [], 0
+    for offset, size in fragments:
+        first, last = max(start - passed, 0), min(start + length - passed, size)
+        if first < last:
+            extents.append(Extent(b"", stored.path, stored.offset + offset + first, last - first, stored.offset))
+        passed += size
+    return extents
 
 
 def _value(header: Dataset, pixels: Pixels | None, stored: StoredInstance, path: str) -> bytes:

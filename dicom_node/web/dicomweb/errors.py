@@ -1,25 +1,17 @@
-"""What a client is refused, with the status that PS3.18 has for it and a reason of one line: never with a patient's values.
-
-WebError
-├── BadRequest          400   the address, a parameter or the body is not what it should be
-├── NoSuchResource      404   nothing is stored under this address
-├── NotAcceptable       406   none of the representations that the client takes can be made
-├── Conflict            409
-├── Gone                410   it is known, but its bytes are damaged
-├── TooLarge            413
-├── Unsupported         415   the body is of a media type that is not taken
-└── Unprocessable       422   the stored instance cannot be decoded
-"""
+"""What a client is refused, with the status that PS3.18 has for it and a reason of one line: never with a patient's values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 
 from dicom_node.errors import http_status
+from dicom_node.transcode import ChildrenBusy
 
 HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
@@ -27,64 +19,86 @@ HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Vary": "Accept, Authorization",
 }
+RETRY_AFTER: Final[Mapping[str, str]] = {"Retry-After": "5"}
 
 
 class WebError(Exception):
     """A refusal; its text is what the client reads."""
 
-    status = 500
+    status: ClassVar[int] = 500
+
+    def __init_subclass__(cls, *, status: int) -> None:
+        cls.status = status
 
     def __init__(self, reason: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)
         self.headers = dict(headers or {})
 
 
-class BadRequest(WebError):
-    status = 400
+class BadRequest(WebError, status=400):
+    """The address, a parameter or the body is not what it should be."""
 
 
-class NoSuchResource(WebError):
-    status = 404
+class NoSuchResource(WebError, status=404):
+    """Nothing is stored under this address."""
 
 
-class NotAcceptable(WebError):
-    status = 406
+class NotAcceptable(WebError, status=406):
+    """None of the representations that the client takes can be made."""
 
 
-class Conflict(WebError):
-    status = 409
+class SlowClient(WebError, status=408):
+    """The request's body does not get on."""
 
 
-class Gone(WebError):
-    status = 410
+class Gone(WebError, status=410):
+    """It is known, but its bytes are damaged."""
 
 
-class TooLarge(WebError):
-    status = 413
+class TooLarge(WebError, status=413):
+    """The body, or a part of it."""
 
 
-class Unsupported(WebError):
-    status = 415
+class Unsupported(WebError, status=415):
+    """The body is of a media type or coding that is not taken."""
 
 
-class Unprocessable(WebError):
-    status = 422
+class Unprocessable(WebError, status=422):
+    """The stored instance cannot be decoded."""
+
+
+class Busy(WebError, status=503):
+    """Too much at a time; the client may come again."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, RETRY_AFTER)
 
 
 def refused(request: Request, error: Exception) -> Response:
     """The answer to an error, for every route of the web application."""
     if isinstance(error, WebError):
-        return _answer(error.status, str(error), error.headers)
+        return answer(error.status, str(error), error.headers)
+    if isinstance(error, ChildrenBusy):
+        return answer(503, f"{error}; come again", RETRY_AFTER)
     if isinstance(error, HTTPException):
-        return _answer(error.status_code, error.detail, error.headers)
-    return _answer(http_status(error), str(error))
+        return answer(error.status_code, error.detail, _headers_of(request, error))
+    return answer(http_status(error), str(error))
+
+
+def _headers_of(request: Request, error: HTTPException) -> Mapping[str, str]:
+    """Its own; with 405 the methods of all routes of the address, of which the router names one route's only (RFC 9110 15.5.6)."""
+    if error.status_code != 405:
+        return error.headers or {}
+    routes = [route for route in request.app.routes if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE]
+    return {"Allow": ", ".join(sorted({method for route in routes for method in route.methods or ()}))}
 
 
 def failed(request: Request, error: Exception) -> Response:
     """The answer where nobody foresaw the error; what it says stays here."""
-    return _answer(500, "the node could not carry this out; its log says more")
+    return answer(500, "the node could not carry this out; its log says more")
 
 
-def _answer(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
-    line = " ".join(reason.split())
-    return JSONResponse({"error": line}, status_code=status, headers={**HEADERS, "Cache-Control": "no-store", **(headers or {})})
+def answer(status: int, reason: str, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as every client reads it: one line of JSON."""
+    every = {**HEADERS, "Cache-Control": "no-store", **(headers or {})}
+    return JSONResponse({"error": " ".join(reason.split())}, status_code=status, headers=every)

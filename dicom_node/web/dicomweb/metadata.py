@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -20,7 +21,10 @@ from storage.header_json import encode_header
 from storage.schema import instance, instance_header
 
 A_PIECE: Final = 200  # instances whose headers are in memory at once
-_BULK: Final = b'"BulkDataURI":"'  # in a value its quotes would be escaped
+# In a value their quotes would be escaped.
+_BULK: Final = b'"BulkDataURI":"'
+_CHARACTER_SET: Final = re.compile(rb'"00080005":\{"vr":"CS"(,"Value":\[("([^"\\]|\\.)*"|null|,)*\])?\}')
+_UTF_8: Final = b'"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'
 
 
 def metadata(node: Node) -> Callable[[Request], Response]:
@@ -61,8 +65,13 @@ def _header(stored: StoredInstance, packed: bytes | None, service: str) -> bytes
     if packed is None:
         with stored.file() as file:
             packed = encode_header(file, stored.transfer_syntax_uid)
-    text = zlib.decompress(packed)
+    text = in_utf_8(zlib.decompress(packed))
     if _BULK not in text:
         return text
     place = Resource(stored.study_uid, stored.series_uid, stored.sop_uid)
     return text.replace(_BULK, b"%b%b%b/bulkdata/" % (_BULK, service.encode(), place.path.encode()))
+
+
+def in_utf_8(text: bytes) -> bytes:
+    """Header JSON whose Specific Character Set, in items too, is that of the JSON and no longer that of the file (PS3.18 F.2)."""
+    return _CHARACTER_SET.sub(_UTF_8, text)

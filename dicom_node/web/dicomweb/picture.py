@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,8 @@ from storage.archive import StoredInstance
 from storage.header_json import UNREADABLE
 
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
-MAX_PIXELS: Final = 1 << 27
+MAX_VALUES: Final = 1 << 25  # of a frame: rows x columns x samples
+STRIP: Final = 1 << 20  # values that are worked on at a time: what is made on the way takes several times their memory
 _COLOURS: Final = (
     (220, 60, 60),
     (60, 180, 75),
@@ -40,7 +42,7 @@ def picture_of(stored: StoredInstance, pixels: Pixels, number: int, rendering: R
     Unprocessable
         It cannot be decoded, or is of a kind that cannot be shown.
     """
-    if pixels.frame_bits > 8 * MAX_PIXELS:
+    if pixels.frame_values > MAX_VALUES:
         raise Unprocessable("the stored frame is too large to be rendered")
     frame = decoded_frame(stored, pixels, number, transcoder)
     header = pixels.header
@@ -53,7 +55,7 @@ def picture_of(stored: StoredInstance, pixels: Pixels, number: int, rendering: R
             elif values.ndim == 3:
                 shown = _colour(values, frame.photometric_interpretation)
             elif frame.photometric_interpretation == "PALETTE COLOR":
-                shown = _eight_bits(apply_color_lut(values, header))
+                shown = _by_strips(values, lambda strip: _eight_bits(apply_color_lut(strip, header)), 3)
             else:
                 shown = _gray(values, _of_frame(header, number), rendering.window, frame.photometric_interpretation)
         except (*UNREADABLE, MemoryError):
@@ -113,18 +115,46 @@ _LUTS: Final = (
 )
 
 
+def _by_strips(values: NDArray[Any], made: Callable[[NDArray[Any]], NDArray[np.uint8]], samples: int = 0) -> NDArray[np.uint8]:
+    """A picture (rows, columns), with colours (rows, columns, `samples`), made of some rows at a time."""
+    picture = np.empty((*values.shape[:2], samples) if samples else values.shape, np.uint8)
+    for rows in _strips(values):
+        picture[rows] = made(values[rows])
+    return picture
+
+
+def _strips(values: NDArray[Any]) -> Iterator[slice]:
+    height = max(STRIP // max(values[0].size, 1), 1)
+    return (slice(top, top + height) for top in range(0, len(values), height))
+
+
 def _gray(values: NDArray[Any], luts: Dataset, window: Window | None, photometric: str) -> NDArray[np.uint8]:
-    shown = apply_modality_lut(values, luts).astype(np.float32) if values.dtype.kind != "f" else values
     window = window or _own_window(luts)
-    if window is None and luts.get("VOILUTSequence"):
-        shown = apply_voi_lut(apply_modality_lut(values, luts), luts).astype(np.float32)
-    if window is None:
-        low, high = float(np.min(shown)), float(np.max(shown))
-        scaled = (shown - low) * (255.0 / (high - low)) if high > low else np.zeros_like(shown)
-    else:
-        scaled = 255.0 * windowed(shown, window)
-    result = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return 255 - result if photometric == "MONOCHROME1" else result
+    with_voi_luts = window is None and bool(luts.get("VOILUTSequence"))
+
+    def modality(strip: NDArray[Any]) -> NDArray[Any]:
+        if strip.dtype.kind == "f":
+            return strip
+        shown = apply_modality_lut(strip, luts)
+        return (apply_voi_lut(shown, luts) if with_voi_luts else shown).astype(np.float32)
+
+    low, high = (0.0, 0.0) if window else _extremes(modality(values[rows]) for rows in _strips(values))
+
+    def gray(strip: NDArray[Any]) -> NDArray[np.uint8]:
+        shown = modality(strip)
+        if window is not None:
+            scaled = 255.0 * windowed(shown, window)
+        else:
+            scaled = (shown - low) * (255.0 / (high - low)) if high > low else np.zeros_like(shown)
+        result = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return 255 - result if photometric == "MONOCHROME1" else result
+
+    return _by_strips(values, gray)
+
+
+def _extremes(strips: Iterator[NDArray[Any]]) -> tuple[float, float]:
+    found = [(float(np.min(strip)), float(np.max(strip))) for strip in strips]
+    return min(low for low, _ in found), max(high for _, high in found)
 
 
 def windowed(values: NDArray[Any], window: Window) -> NDArray[Any]:
@@ -153,10 +183,9 @@ def _first(value: Any) -> float:
 
 
 def _colour(values: NDArray[Any], photometric: str) -> NDArray[np.uint8]:
-    shown = _eight_bits(values)
-    if photometric in ("YBR_FULL", "YBR_FULL_422"):
-        shown = convert_color_space(shown, photometric, "RGB")
-    return shown
+    if photometric not in ("YBR_FULL", "YBR_FULL_422"):
+        return _eight_bits(values)
+    return _by_strips(values, lambda strip: convert_color_space(_eight_bits(strip), photometric, "RGB"), 3)
 
 
 def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -177,7 +206,7 @@ def _segments(values: NDArray[Any], header: Dataset, number: int, label_map: boo
     segment = _segment_of(header, number)
     full = float(header.get("MaximumFractionalValue", 255)) if header.get("SegmentationType") == "FRACTIONAL" else 1.0
     colour = np.array(colours.get(segment, _COLOURS[segment % len(_COLOURS)]), np.float32)
-    return np.clip(values[..., None] / full * colour, 0, 255).astype(np.uint8)
+    return _by_strips(values, lambda strip: np.clip(strip[..., None] / full * colour, 0, 255).astype(np.uint8), 3)
 
 
 def _segment_of(header: Dataset, number: int) -> int:

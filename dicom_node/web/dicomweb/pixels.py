@@ -17,12 +17,14 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 
-from dicom_node.transcode import Frame, TranscodeError, Transcoder
+from dicom_node.transcode import ChildrenBusy, Frame, TranscodeError, Transcoder
 from dicom_node.web.dicomweb.errors import NoSuchResource, Unprocessable
 from storage.archive import StoredInstance
 from storage.header_json import PIXELS, UNREADABLE
 
 UNDEFINED: Final = 0xFFFFFFFF
+MAX_FRAGMENTS: Final = 1_000_000
+_ITEM, _SEQUENCE_END = 0xE000FFFE, 0xE0DDFFFE
 INFLATE_LIMIT: Final = 64 << 20  # in this process: several requests may do so at once
 FRAME_LIMIT: Final = 512 << 20  # bytes of one frame, decoded
 EXPLICIT, IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
@@ -70,11 +72,18 @@ class Pixels:
             return 1
 
     @property
+    def frame_values(self) -> int:
+        """Rows x columns x samples of a frame; Unprocessable where the header does not say."""
+        try:
+            return int(self.header.Rows) * int(self.header.Columns) * int(self.header.get("SamplesPerPixel", 1) or 1)
+        except UNREADABLE:
+            raise Unprocessable("the stored instance does not say how large its frames are") from None
+
+    @property
     def frame_bits(self) -> int:
         """Bits of one native frame; Unprocessable where the header does not say."""
         try:
-            rows, columns, allocated = (int(self.header[name].value) for name in ("Rows", "Columns", "BitsAllocated"))
-            bits = rows * columns * allocated * int(self.header.get("SamplesPerPixel", 1) or 1)
+            bits = self.frame_values * int(self.header.BitsAllocated)
         except UNREADABLE:
             raise Unprocessable("the stored instance does not say how large its frames are") from None
         if self.header.get("PhotometricInterpretation") == "YBR_FULL_422":
@@ -196,8 +205,25 @@ def _fragment(stored: StoredInstance, pixels: Pixels, number: int) -> bytes:
         file.close()
 
 
+def fragments_of(stored: StoredInstance, pixels: Pixels) -> list[tuple[int, int]]:
+    """Where the fragments of encapsulated pixel data lie in the file, and how long they are; raises Unprocessable."""
+    found: list[tuple[int, int]] = []
+    position = pixels.offset
+    with stored.file() as file:
+        while True:
+            file.seek(position)
+            tag, length = struct.unpack("<II", file.read(8).ljust(8, b"\0"))
+            position += 8
+            if tag == _SEQUENCE_END:
+                return found[1:]  # the first is the offset table
+            if tag != _ITEM or position + length > stored.length or len(found) > MAX_FRAGMENTS:
+                raise Unprocessable("the stored instance's fragments do not end where they should")
+            found.append((position, length))
+            position += length
+
+
 def decoded_frame(stored: StoredInstance, pixels: Pixels, number: int, transcoder: Transcoder) -> Frame:
-    """Frame `number` (from 1), decoded; raises Unprocessable."""
+    """Frame `number` (from 1), decoded; raises Unprocessable, or ChildrenBusy."""
     header, syntax = pixels.header, stored.transfer_syntax_uid
     frame = stored_frame(stored, pixels, number)
     if not pixels.encapsulated and syntax != BIG_ENDIAN:
@@ -221,6 +247,8 @@ def decoded_frame(stored: StoredInstance, pixels: Pixels, number: int, transcode
         pixels.frame_bits  # noqa: B018 - refuses a size beyond measure
         write_dataset(out, alone)
         return transcoder.decode_frame(out.getvalue(), syntax, 1)
+    except ChildrenBusy:
+        raise
     except TranscodeError as error:
         raise Unprocessable(f"the stored frame cannot be decoded: {error}") from None
     except UNREADABLE:

@@ -13,10 +13,8 @@ from dicom_node.web.dicomweb.errors import WebError
 _BYTES: Final = re.compile(r"bytes\s*=\s*([0-9]{0,19})\s*-\s*([0-9]{0,19})")
 
 
-class RangeNotSatisfiable(WebError):
+class RangeNotSatisfiable(WebError, status=416):
     """Nothing of the body is in the range."""
-
-    status = 416
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""Retrieve rendered (PS3.18 8.3.5, 10.4.1.1.3 and 10.4.1.1.4): one frame as PNG or JPEG, through the grayscale pipeline (PS3.4 N.2).
+"""Retrieve rendered (PS3.18 8.3.5, 10.4.1.1.3 and 10.4.1.1.4): one frame as JPEG, PNG or GIF, through the grayscale pipeline (PS3.4 N.2).
 
 Whole studies and series, and instances of several frames, are shown by their middle frame; a thumbnail is never larger than its side.
+An encapsulated PDF is rendered as what it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +19,8 @@ from starlette.responses import Response
 from dicom_node.node import Node
 from dicom_node.transcode import Transcoder
 from dicom_node.web.dicomweb.accept import Offer, accepted, choose
-from dicom_node.web.dicomweb.errors import NoSuchResource, NotAcceptable
+from dicom_node.web.dicomweb.bulkdata import pdf
+from dicom_node.web.dicomweb.errors import Busy, NoSuchResource, NotAcceptable
 from dicom_node.web.dicomweb.frames import frame_numbers
 from dicom_node.web.dicomweb.multipart import MultipartWriter
 from dicom_node.web.dicomweb.picture import picture_of
@@ -25,10 +28,13 @@ from dicom_node.web.dicomweb.pixels import Pixels, pixels_of
 from dicom_node.web.dicomweb.rendering_parameters import Rendering, rendering_of
 from dicom_node.web.dicomweb.resources import entity_tag, intact, resource_of, stored_instances
 from dicom_node.web.dicomweb.responses import Piece, Streamed, unchanged
+from dicom_node.web.limits import PLACE_WAIT
 from storage.archive import StoredInstance
 
-JPEG, PNG = "image/jpeg", "image/png"
+JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
+PICTURES: Final = (JPEG, PNG, GIF)
 MAX_RENDERED: Final = 100
+ENCAPSULATED_PDF: Final = "1.2.840.10008.5.1.4.1.1.104.1"
 RENDERERS: Final = threading.BoundedSemaphore(2)  # pictures made at a time: each takes a processor
 
 
@@ -40,9 +46,9 @@ def rendered(node: Node, transcoder: Transcoder, *, thumbnail: bool = False) -> 
         named = frame_numbers(request.path_params["frames"]) if "frames" in request.path_params else []
         ranges = accepted(request)
         found = intact(stored_instances(node, resource_of(request)))
-        single = (Offer(JPEG), Offer(PNG))
-        offers = single if len(named) <= 1 else (Offer(JPEG, multipart=True), Offer(PNG, multipart=True))
-        offer = choose(ranges, offers, "a rendered image")
+        if len(found) == 1 and found[0].sop_class_uid == ENCAPSULATED_PDF and not thumbnail:
+            return pdf(request, ranges, found[0])
+        offer = choose(ranges, [Offer(kind, multipart=len(named) > 1) for kind in PICTURES], "a rendered image")
         stored, pixels = _representative(found)
         numbers = named or [(pixels.frames + 1) // 2]
         if max(numbers) > pixels.frames:
@@ -54,7 +60,7 @@ def rendered(node: Node, transcoder: Transcoder, *, thumbnail: bool = False) -> 
             return same
 
         def one(number: int) -> bytes:
-            with RENDERERS:
+            with place():
                 return encoded(picture_of(stored, pixels, number, rendering, transcoder), offer.media_type, rendering)
 
         if not offer.multipart:
@@ -65,6 +71,17 @@ def rendered(node: Node, transcoder: Transcoder, *, thumbnail: bool = False) -> 
         return Streamed(pieces, writer.content_type, headers={"ETag": tag})
 
     return retrieve
+
+
+@contextlib.contextmanager
+def place() -> Iterator[None]:
+    """One of few places where pictures are made; raises Busy where none is free in time."""
+    if not RENDERERS.acquire(timeout=PLACE_WAIT):
+        raise Busy("too many pictures are asked for at a time; come again")
+    try:
+        yield
+    finally:
+        RENDERERS.release()
 
 
 def _parts(writer: MultipartWriter, media_type: str, pictures: Iterator[bytes]) -> Iterator[Piece]:
@@ -89,6 +106,8 @@ def encoded(picture: Image.Image, media_type: str, rendering: Rendering) -> byte
     out = io.BytesIO()
     if media_type == PNG:
         picture.save(out, "PNG", compress_level=1)
+    elif media_type == GIF:
+        picture.save(out, "GIF")
     else:
         picture.save(out, "JPEG", quality=rendering.quality)
     return out.getvalue()

@@ -28,12 +28,12 @@ from dicom_node.node import LeasedAssociations, Node
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb import stow_answer
 from dicom_node.web.dicomweb.accept import Offer, accepted, choose
-from dicom_node.web.dicomweb.errors import HEADERS, BadRequest, Unsupported, WebError
+from dicom_node.web.dicomweb.errors import HEADERS, RETRY_AFTER, BadRequest, Busy, Unsupported, WebError
 from dicom_node.web.dicomweb.multipart_reader import MultipartError, checked_boundary, parse_media_type
 from dicom_node.web.dicomweb.resources import PREFIX, resource_of, service_url
 from dicom_node.web.dicomweb.stow_answer import DICOM_JSON, DICOM_XML, JSON, Stored
 from dicom_node.web.dicomweb.upload import DICOM, IN_FLIGHT, Policy, Upload
-from dicom_node.web.limits import BodyLimits, Busy, body, drain
+from dicom_node.web.limits import BodyLimits, body, drain
 from storage import associations, audit
 from storage.archive import IngestSession, Source
 from storage.errors import IndexUnavailable
@@ -41,7 +41,6 @@ from storage.errors import IndexUnavailable
 log = structlog.get_logger()
 
 OFFERS: Final = (Offer(DICOM_JSON), Offer(JSON), Offer(DICOM_XML))
-RETRY_AFTER: Final = {"Retry-After": "5"}
 
 
 class Pipe:
@@ -117,7 +116,7 @@ class Uploads:
         study, service = resource_of(request).study, service_url(request)
         reading = _reading(request.headers.get("content-type", ""))
         if self._busy >= self._max:
-            raise Busy("too many uploads at a time; come again", RETRY_AFTER)
+            raise Busy("too many uploads at a time; come again")
         self._busy += 1
         try:
             results = await self._receive(request, study, reading)

@@ -206,6 +206,7 @@ class Upload:
                 sop_class_uid=header.sop_class_uid,
                 sop_instance_uid=header.sop_instance_uid,
                 transfer_syntax_uid=header.transfer_syntax_uid,
+                binding=False,
             )
         except BaseException:
             self._lanes.give_back(session)
@@ -248,7 +249,7 @@ class Upload:
             return Stored(PROCESSING_FAILURE, "processing failed", *names)
         status = self.policy.status_of_outcome(receipt.outcome)
         comment = receipt.detail if status != SUCCESS else ""
-        return Stored(status, comment, *names, receipt.study_uid, receipt.series_uid)
+        return Stored(status, comment, header.sop_class_uid, receipt.sop_uid, receipt.study_uid, receipt.series_uid)
 
 
 class _Part:

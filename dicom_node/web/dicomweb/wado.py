@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from dicom_node import transcode
 from dicom_node.node import Node
-from dicom_node.transcode import MAX_BYTES, TranscodeError, Transcoder
+from dicom_node.transcode import MAX_BYTES, ChildrenBusy, TranscodeError, Transcoder
 from dicom_node.web.dicomweb.accept import MediaRange, Offer, accepted
 from dicom_node.web.dicomweb.errors import NotAcceptable, Unprocessable
 from dicom_node.web.dicomweb.multipart import MultipartWriter
@@ -109,6 +109,8 @@ def single_part(request: Request, transcoder: Transcoder, stored: StoredInstance
     if target != stored.transfer_syntax_uid:
         try:
             data = memoryview(_part10(stored, target, transcoder))
+        except ChildrenBusy:
+            raise
         except TranscodeError as error:
             raise Unprocessable(f"the stored instance cannot be changed to {target}: {error}") from None
     wanted = requested_range(request, stored.length if data is None else len(data), headers["ETag"])
@@ -128,6 +130,8 @@ def _transcoded(
         syntax = target
         try:
             data = stored.read() if target == stored.transfer_syntax_uid else _part10(stored, target, transcoder)
+        except ChildrenBusy:
+            raise
         except TranscodeError:  # the others are not withheld for it; its meta says what it is
             data, syntax = stored.read(), stored.transfer_syntax_uid
         yield [writer.head({**_headers_of(stored, syntax, service), "Content-Length": str(len(data))}), data]

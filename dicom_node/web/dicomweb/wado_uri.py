@@ -1,4 +1,4 @@
-"""WADO-URI (PS3.18 9) for older viewers: one object, named in the query, as DICOM, JPEG or PNG.
+"""WADO-URI (PS3.18 9) for older viewers: one object, named in the query, as DICOM, JPEG, PNG or GIF.
 
 ``/wado?requestType=WADO&studyUID=..&seriesUID=..&objectUID=..`` and ``contentType``, ``transferSyntax``, ``frameNumber``, ``rows``,
 ``columns``, ``region``, ``windowCenter``, ``windowWidth``, ``imageQuality``. Without a content type an image is sent as JPEG, anything else
@@ -23,7 +23,7 @@ from dicom_node.web.dicomweb.accept import MediaRange, Offer, accepted, choose, 
 from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource, NotAcceptable
 from dicom_node.web.dicomweb.picture import picture_of
 from dicom_node.web.dicomweb.pixels import Pixels, pixels_of
-from dicom_node.web.dicomweb.rendered import JPEG, PNG, RENDERERS, encoded
+from dicom_node.web.dicomweb.rendered import PICTURES, encoded, place
 from dicom_node.web.dicomweb.rendering_parameters import MAX_SIDE, Rendering, Viewport, Window, decimal
 from dicom_node.web.dicomweb.resources import PREFIX, Resource, checked_uid, entity_tag, intact, stored_instances
 from dicom_node.web.dicomweb.responses import Streamed, unchanged
@@ -51,7 +51,7 @@ def _retriever(node: Node, transcoder: Transcoder) -> Callable[[Request], Respon
                 raise BadRequest(f"{name} is not supported")
         (stored,) = intact(stored_instances(node, _resource(query)))
         pixels = _pixels(stored)
-        images = (Offer(JPEG), Offer(PNG)) if pixels is not None else ()
+        images = [Offer(kind) for kind in PICTURES] if pixels is not None else []
         offer = choose(_wanted(request), (*images, Offer(DICOM)), "this object")
         if offer.media_type == DICOM:
             return _dicom(request, stored, transcoder)
@@ -102,7 +102,7 @@ def _picture(request: Request, stored: StoredInstance, pixels: Pixels, media_typ
     tag = entity_tag([stored], f"-{rendering.fingerprint(media_type, [number])}")
     if (same := unchanged(request, tag)) is not None:
         return same
-    with RENDERERS:
+    with place():
         data = encoded(picture_of(stored, pixels, number, rendering, transcoder), media_type, rendering)
     return Streamed(iter([[data]]), media_type, length=len(data), headers={"ETag": tag})
 

@@ -1,0 +1,148 @@
+"""From an item to its pixels, as the node would hand them to a bundle: the same reader, axes and affine.
+
+Spatial axes are (x, y[, z]) = (column, row, slice); the affine leads to RAS millimetres. Pictures without a
+size of a pixel have an identity affine: there a pixel counts as a millimetre.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel.loadsave
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import dcmread
+
+from models.datasets.protocol import Item
+from models.errors import ModelError
+from models.reader import Axes, described
+from models.volume import read_volume
+
+Loaded = tuple[NDArray[Any], NDArray[Any], Mapping[str, Any]]  # (channels, x, y[, z]), 4x4, meta
+
+
+class ItemUnreadable(ModelError):
+    """A file of an item cannot be used: ``where`` it is, and ``reason``."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.where = where
+        self.reason = reason
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An item's pixels.
+
+    Parameters
+    ----------
+    image
+        float32, (channels, x, y[, z]), with an affine to RAS millimetres; ``meta`` carries modality and
+        photometric_interpretation where they are known.
+    mask
+        uint8, (1, x, y[, z]), on the same grid; None where there is none.
+    """
+
+    image: MetaTensor
+    mask: MetaTensor | None = None
+
+
+def load(item: Item, *, classes: int | None = None) -> Sample:
+    """Read an item.
+
+    Parameters
+    ----------
+    classes
+        Number of labels; a mask with a larger value is refused.
+
+    Raises
+    ------
+    ItemUnreadable
+        A file is missing, broken, no image, has values that are no numbers, or the mask does not fit.
+    """
+    image = _tensor(item.image, torch.float32)
+    if not torch.isfinite(image).all():
+        raise ItemUnreadable(str(item.image[0]), "the image has values that are not finite (NaN or infinite)")
+    if item.mask is None:
+        return Sample(image)
+    return Sample(image, load_mask(item.mask, image, classes))
+
+
+def load_mask(path: Path, image: MetaTensor, classes: int | None = None) -> MetaTensor:
+    """Read a label map on the grid of ``image``; raises ItemUnreadable where it is another one or no label map."""
+    values = _tensor((path,), torch.float32)
+    if values.shape[1:] != image.shape[1:]:
+        sizes = " against ".join("x".join(str(size) for size in each.shape[1:]) for each in (values, image))
+        raise ItemUnreadable(str(path), f"the mask has another size than the image ({sizes})")
+    if values.shape[0] != 1:
+        raise ItemUnreadable(str(path), f"the mask has {values.shape[0]} channels; one is expected")
+    if not torch.isfinite(values).all() or (values != values.round()).any() or values.min() < 0:
+        raise ItemUnreadable(str(path), "the mask has values that are no labels (negative, fractional or not finite)")
+    if classes == 1 and set(torch.unique(values).tolist()) <= {0.0, 255.0}:
+        values = MetaTensor((values.as_tensor() > 0).float(), affine=image.affine)  # a picture's black and white
+    highest = int(values.max())
+    if highest > (255 if classes is None else classes):
+        raise ItemUnreadable(str(path), f"the mask has the label {highest}; the labels end at {classes or 255}")
+    return MetaTensor(values.as_tensor().to(torch.uint8), affine=image.affine)
+
+
+def _tensor(files: tuple[Path, ...], dtype: torch.dtype) -> MetaTensor:
+    if not files:
+        raise ItemUnreadable("item", "it names no image")
+    reader = _reader(files[0])
+    try:
+        array, affine, meta = reader(files)
+    except ItemUnreadable:
+        raise
+    except FileNotFoundError as error:
+        raise ItemUnreadable(str(files[0]), "there is no such file") from error
+    except Exception as error:  # readers are foreign code and raise anything
+        text = str(error) if isinstance(error, ModelError) else type(error).__name__
+        raise ItemUnreadable(str(files[0]), f"cannot be read ({text})") from error
+    tensor = torch.as_tensor(np.ascontiguousarray(array)).to(dtype)
+    return MetaTensor(tensor, affine=torch.as_tensor(affine, dtype=torch.float64), meta=dict(meta))
+
+
+def _reader(path: Path) -> Callable[[tuple[Path, ...]], Loaded]:
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return _nifti
+    return _picture if name.endswith((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")) else _dicom
+
+
+def _nifti(files: tuple[Path, ...]) -> Loaded:
+    image = nibabel.loadsave.load(files[0])
+    if not isinstance(image, SpatialImage):
+        raise ItemUnreadable(str(files[0]), "it holds no image with an affine")
+    array = np.asarray(image.dataobj)
+    if array.ndim not in (2, 3):
+        raise ItemUnreadable(str(files[0]), f"{array.ndim} axes; an image has two or three")
+    return array[None], np.asarray(image.affine), {}
+
+
+def _picture(files: tuple[Path, ...]) -> Loaded:
+    with Image.open(files[0]) as opened:
+        picture = opened.convert("RGB") if opened.mode in ("P", "RGBA", "CMYK", "YCbCr", "LA") else opened
+        array = np.asarray(picture)
+    channels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+    interpretation = "MONOCHROME2" if array.ndim == 2 else "RGB"
+    return channels.transpose(0, 2, 1), np.eye(4), {"photometric_interpretation": interpretation}
+
+
+def _dicom(files: tuple[Path, ...]) -> Loaded:
+    placed = len(files) > 1 or _has_place(files[0])
+    volume = read_volume(list(files), dimensions=3 if placed else 2)
+    axes = Axes()
+    return axes.array(volume)[None], axes.affine(volume), described(volume)
+
+
+def _has_place(path: Path) -> bool:
+    header = dcmread(path, stop_before_pixels=True, specific_tags=["ImagePositionPatient", "PerFrameFunctionalGroupsSequence"])
+    return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header

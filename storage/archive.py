@@ -18,7 +18,8 @@ from storage.database import Database
 from storage.disk import Disk, translated
 from storage.errors import ArchiveMismatch, NoSpace, NotFound, ReadOnly
 from storage.filepart import FilePart
-from storage.ingest import IngestSession, InstanceWriter, Outcome, Receipt, Source
+from storage.ingest import IngestSession, InstanceWriter
+from storage.receipt import Outcome, Receipt, Source
 from storage.recovery import RecoveryReport, recover, reopen_segment, unheld_segments
 from storage.schema import archive_info, instance, location, segment, series, study
 from storage.segments import SEGMENTS, SegmentLimits, SegmentPool

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +20,8 @@ from storage.disk import translated
 from storage.errors import CannotUnderstand, DataSetMismatch, StorageError
 from storage.headers import Header, HeaderScanner, clean_uid, is_uid
 from storage.members import MemberInfo, MemberLayout, fixed_records
+from storage.needles import watch_for
+from storage.receipt import Outcome, Receipt, Source
 from storage.rows import Entry, Known, Opening, Place
 from storage.scan import digest_of
 from storage.segments import SMALL, Segment
@@ -39,49 +39,6 @@ SPOOL_IN_MEMORY = 128 << 10
 DERIVED_CLASSES = tuple(
     f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("7", "7.", "11.", "30", "66", "66.", "67", "68.", "88.", "90.", "104.")
 )
-
-
-class Outcome(Enum):
-    """What became of an instance. The first three are success to the sender."""
-
-    STORED = "stored"
-    DUPLICATE = "duplicate"
-    OWN_RESULT = "own result"
-    CONFLICT = "conflict"
-    QUARANTINED = "quarantined"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where instances come from.
-
-    Attributes
-    ----------
-    association_id : its row in `association` is made with the first instance where `lease` (seconds) says so, else it is there already
-    process : who renews the lease
-    study_uid : where given, instances of any other study are refused
-    """
-
-    association_id: str | None
-    calling_ae: str
-    called_ae: str
-    address: str
-    origin: str = "received"  # received | imported
-    process: str = ""
-    lease: float = 0.0
-    study_uid: str = ""
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """The answer to an instance; `detail` names no patient and fits an Error Comment."""
-
-    outcome: Outcome
-    study_uid: str
-    series_uid: str
-    sop_uid: str
-    digest: str
-    detail: str = ""
 
 
 class IngestSession:
@@ -189,7 +146,7 @@ class InstanceWriter:
         self._spool: Any = None
         self._derived = sop_class_uid.startswith(DERIVED_CLASSES)
         ours = self._archive.own_device_uids() if self._derived else ()
-        self._own_devices = _finder(ours, self._scanner) if ours else None
+        self._own_devices = watch_for(ours, self._scanner) if ours else None
         self._read: Header | None = None
 
     def write(self, fragments: Sequence[memoryview | bytes]) -> None:
@@ -483,37 +440,6 @@ class InstanceWriter:
         if self._spool is not None:
             self._spool.close()
             self._spool = None
-
-
-class _Finder:
-    """Looks for byte strings in a stream of fragments."""
-
-    def __init__(self, needles: Collection[str]) -> None:
-        self._needles = [needle.encode() for needle in needles]
-        self._overlap = max(map(len, self._needles)) - 1
-        self._tail = b""
-        self.found = False
-
-    def feed(self, fragment: memoryview | bytes) -> None:
-        if not self.found:
-            data = self._tail + bytes(fragment)
-            self.found = any(needle in data for needle in self._needles)
-            self._tail = data[-self._overlap :]
-
-
-class _InflatedFinder(_Finder):
-    """Looks in what the scanner inflates; the fragments themselves are compressed and tell nothing."""
-
-    def __init__(self, needles: Collection[str], scanner: HeaderScanner) -> None:
-        super().__init__(needles)
-        scanner.watch = super().feed
-
-    def feed(self, fragment: memoryview | bytes) -> None:
-        return None
-
-
-def _finder(needles: Collection[str], scanner: HeaderScanner) -> _Finder:
-    return _InflatedFinder(needles, scanner) if scanner.deflated else _Finder(needles)
 
 
 def _uid_or_nothing(value: bytes | None) -> str:

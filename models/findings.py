@@ -93,6 +93,7 @@ class ModelIdentity:
     intended_use: str
     licence: str
     parameters: Mapping[str, str] = field(default_factory=dict)
+    experimental: bool = False
 
 
 @dataclass(frozen=True)

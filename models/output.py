@@ -16,7 +16,7 @@ from models.errors import InferenceFailed
 from models.findings import Classification, Code, Measurement, ModelIdentity, Segment
 from models.planar import METHODS
 from models.reader import Axes
-from models.spec import UNITS, DicomSpec, MeasurementSpec, segment_numbers
+from models.spec import UNITS, DicomSpec, MeasurementSpec
 from models.volume import Volume
 
 Findings = tuple[tuple[Segment, ...], tuple[Measurement, ...], tuple[Classification, ...]]
@@ -39,13 +39,14 @@ def identity_of(bundle: Bundle) -> ModelIdentity:
         intended_use=model.intended_use,
         licence=model.licence,
         parameters=dict(model.parameters),
+        experimental=model.experimental,
     )
 
 
 def read_output(spec: DicomSpec, output: torch.Tensor, volume: Volume) -> Findings:
     """Findings of an output tensor: (1, x, y[, z]) labels, (channels, x, y[, z]), or scores."""
     if spec.output.form == "scores":
-        return (), (), classifications(spec, output)
+        return (), scores(spec, output), classifications(spec, output)
     masks = _masks(spec, on_source_grid(output, volume, Axes(spec.run.axes)))
     segments = tuple(
         Segment(
@@ -91,10 +92,11 @@ def _masks(spec: DicomSpec, array: NDArray[Any]) -> Mapping[int, NDArray[np.bool
 
 def measurements(spec: DicomSpec, segments: Mapping[str, Segment], volume: Volume) -> tuple[Measurement, ...]:
     """Volumes and areas by counting voxels of the source grid; none for a segment without a voxel."""
-    return tuple(_measured(spec, item, segments[item.segment], volume) for item in spec.measurement if not segments[item.segment].empty)
+    measured = [(item, segments[item.segment]) for item in spec.measurement if item.segment is not None]
+    return tuple(_measured(item, segment, volume) for item, segment in measured if not segment.empty)
 
 
-def _measured(spec: DicomSpec, item: MeasurementSpec, segment: Segment, volume: Volume) -> Measurement:
+def _measured(item: MeasurementSpec, segment: Segment, volume: Volume) -> Measurement:
     unit, method, derivation = item.unit.code(), item.method, item.derivation
     value = float(np.count_nonzero(segment.mask))
     stated = None
@@ -109,20 +111,41 @@ def _measured(spec: DicomSpec, item: MeasurementSpec, segment: Segment, volume: 
         name=item.name.code(),
         value=value,
         unit=unit,
-        segment=segment_numbers(spec)[item.segment],
+        segment=segment.number,
         method=method.code() if method else stated,
         derivation=derivation.code() if derivation else (stated if method else None),
     )
 
 
+def scores(spec: DicomSpec, output: torch.Tensor) -> tuple[Measurement, ...]:
+    """Numbers from a vector of scores, about the whole input."""
+    return tuple(
+        Measurement(
+            name=item.name.code(),
+            value=_score(output, item.channel),
+            unit=item.unit.code(),
+            segment=None,
+            method=item.method.code() if item.method else None,
+            derivation=item.derivation.code() if item.derivation else None,
+        )
+        for item in spec.measurement
+        if item.channel is not None
+    )
+
+
 def classifications(spec: DicomSpec, output: torch.Tensor) -> tuple[Classification, ...]:
     """Decisions from a vector of scores."""
-    scores = [float(score) for score in output.flatten()]
     found = []
     for item in spec.classification:
-        if item.channel >= len(scores):
-            raise InferenceFailed("postprocess", f"dicom.toml names score {item.channel}, the output has {len(scores)}")
-        positive = scores[item.channel] >= item.threshold
+        score = _score(output, item.channel)
+        positive = score >= item.threshold
         value = (item.positive if positive else item.negative).code()
-        found.append(Classification(item.name.code(), item.label, value, scores[item.channel], item.threshold, positive))
+        found.append(Classification(item.name.code(), item.label, value, score, item.threshold, positive))
     return tuple(found)
+
+
+def _score(output: torch.Tensor, channel: int) -> float:
+    values = output.flatten()
+    if channel >= len(values):
+        raise InferenceFailed("postprocess", f"dicom.toml names score {channel}, the output has {len(values)}")
+    return float(values[channel])

@@ -13,6 +13,7 @@ valid one. The keys are the fields below, table by table:
     [[segment]]        SegmentSpec
     [[measurement]]    MeasurementSpec
     [[classification]] ClassificationSpec
+    [gate]             GateSpec          what an evaluation must show before the model is deployed
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class CodeSpec(Table):
 
 
 class ModelSpec(Table):
-    """Who the model is; written into every result (TID 4019, Contributing Equipment)."""
+    """Who the model is; written into every result (TID 4019, Contributing Equipment). The report of an
+    ``experimental`` one says so in its series description and in every group."""
 
     name: Name
     version: Annotated[str, Field(min_length=1, max_length=64)]
@@ -60,6 +62,7 @@ class ModelSpec(Table):
     intended_use: str
     licence: str
     device_uid: Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")] | None = None
+    experimental: bool = False
     family: CodeSpec = CodeSpec(value="123110", scheme="DCM", meaning="Artificial Intelligence")
     parameters: dict[str, str] = {}
 
@@ -181,11 +184,13 @@ class MeasurementSpec(Table):
     """A quantity of a segment, by the segment's label: ``volume`` (mL) or, of a 2-D image, ``area`` (cm2).
 
     An area without known pixel size is given in pixels; one that holds at the detector, or whose calibration
-    nobody states, says so as its method, or as its derivation where ``method`` is given here.
+    nobody states, says so as its method, or as its derivation where ``method`` is given here. A ``score`` is
+    number ``channel`` of the output's scores and belongs to the whole input; it has a name and a unit of its own.
     """
 
-    quantity: Literal["volume", "area"]
-    segment: str
+    quantity: Literal["volume", "area", "score"]
+    segment: str | None = None
+    channel: Annotated[int, Field(ge=0)] | None = None
     name: CodeSpec
     unit: CodeSpec
     method: CodeSpec | None = None
@@ -199,7 +204,9 @@ class MeasurementSpec(Table):
 
     @model_validator(mode="after")
     def _convertible(self) -> MeasurementSpec:
-        if self.unit.scheme == "UCUM" and self.unit.value in UNITS[self.quantity]:
+        if (self.quantity == "score") != (self.segment is None) or (self.quantity == "score") != (self.channel is not None):
+            raise ValueError("a score has a channel and no segment, a volume or area a segment and no channel")
+        if self.quantity == "score" or (self.unit.scheme == "UCUM" and self.unit.value in UNITS[self.quantity]):
             return self
         raise ValueError(f"the unit of a {self.quantity} is one of {', '.join(UNITS[self.quantity])} (UCUM)")
 
@@ -215,6 +222,22 @@ class ClassificationSpec(Table):
     negative: CodeSpec
 
 
+class GateSpec(Table):
+    """What an evaluation on the data set ``data`` must show before the model may be deployed: metrics, by their names in the report, at
+    least or at most so large."""
+
+    data: Annotated[str, Field(min_length=1)]
+    split: str = "test"
+    minima: dict[str, float] = {}
+    maxima: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _some(self) -> GateSpec:
+        if not self.minima and not self.maxima:
+            raise ValueError("minima or maxima are needed: without either everything passes")
+        return self
+
+
 class DicomSpec(Table):
     """The whole of dicom.toml."""
 
@@ -227,18 +250,21 @@ class DicomSpec(Table):
     segment: tuple[SegmentSpec, ...] = ()
     measurement: tuple[MeasurementSpec, ...] = ()
     classification: tuple[ClassificationSpec, ...] = ()
+    gate: GateSpec | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> DicomSpec:
         labels = [segment.label for segment in self.segment]
         if len(set(labels)) < len(labels) or len({segment.value for segment in self.segment}) < len(labels):
             raise ValueError("two segments have the same label or value")
-        unknown = [measurement.segment for measurement in self.measurement if measurement.segment not in labels]
+        unknown = [m.segment for m in self.measurement if m.segment is not None and m.segment not in labels]
         if unknown:
             raise ValueError(f"a measurement names the segment '{unknown[0]}', and there is none of that label")
-        wrong = [m.quantity for m in self.measurement if (m.quantity == "area") != (self.geometry.dimensions == 2)]
+        wrong = [m.quantity for m in self.measurement if m.quantity == {2: "volume", 3: "area"}[self.geometry.dimensions]]
         if wrong:
             raise ValueError(f"a measurement of {wrong[0]} does not go with geometry.dimensions = {self.geometry.dimensions}")
+        if any((m.quantity == "score") != (self.output.form == "scores") for m in self.measurement):
+            raise ValueError("measurements of quantity 'score' need output form 'scores', and volumes and areas another one")
         if not self.segment and not self.classification:
             raise ValueError("neither a segment nor a classification is described, so nothing can be reported")
         if bool(self.classification) != (self.output.form == "scores"):

@@ -115,7 +115,8 @@ def _show(arguments: argparse.Namespace) -> None:
     for segment in spec.segment:
         output.line(f"  segment {segment.label}: {segment.type.meaning} ({segment.type.value}, {segment.type.scheme})")
     for measurement in spec.measurement:
-        output.line(f"  {measurement.name.meaning} of {measurement.segment} in {measurement.unit.value}")
+        of = f" of {measurement.segment}" if measurement.segment else ""
+        output.line(f"  {measurement.name.meaning}{of} in {measurement.unit.value}")
     for classification in spec.classification:
         output.line(f"  {classification.label}: {classification.positive.meaning} or {classification.negative.meaning}")
 
@@ -143,7 +144,7 @@ def _run(arguments: argparse.Namespace) -> None:
         output.data({"findings": done.answer.findings, "timings": done.answer.timings, "files": done.files, "series": done.series_uid})
         return
     for each in done.answer.findings.get("measurements", []):
-        output.line(f"{each['of']} {each['name']}: {each['value']:.1f} {each['unit']}")
+        output.line(f"{each['of']} {each['name']}: {each['value']:.1f} {each['unit']}".strip())
     for each in done.answer.findings.get("classifications", []):
         output.line(f"{each['label']}: {each['value']}")
     for path in done.files:

@@ -63,6 +63,7 @@ _STATES = {
     Outcome.NOT_APPLICABLE: own.NOT_ATTEMPTED,
     Outcome.FAILED: own.FAILED,
 }
+EXPERIMENTAL = "Experimental: the algorithm is not validated; its finding is a flag for people to check, and no diagnosis."
 _SENTENCES = {
     Outcome.NOTHING_FOUND: "The analysis was completed and found nothing.",
     Outcome.NOT_APPLICABLE: "The analysis was not attempted: the images are not what the algorithm is for.",
@@ -94,7 +95,7 @@ def build(
         series_number=series_number(sources.series_number, model.digest, "SR"),
         sop_instance_uid=instance_uid(context.run_key, "SR"),
         instance_number=context.instance_number,
-        series_description=f"{model.name} {model.version} report"[:64],
+        series_description=f"{'EXPERIMENTAL ' if model.experimental else ''}{model.name} {model.version} report"[:64],
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -138,6 +139,8 @@ class _Groups:
             groups.append(self._whole(self._prediction.model.name, measurements=numbers, evaluations=others))
         if self._prediction.empty and (outcome is Outcome.NOTHING_FOUND or not groups):
             groups.insert(0, self._statement(Outcome.NOTHING_FOUND))
+        for group in groups if self._prediction.model.experimental else ():
+            group[0].ContentSequence.append(TextContentItem(own.COMMENT, EXPERIMENTAL, RelationshipTypeValues.CONTAINS))
         return groups
 
     def _segment(self, segment: Segment) -> Group:

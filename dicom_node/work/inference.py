@@ -207,5 +207,6 @@ def negative_report(bundle_root: str, images: Sequence[Opener], context: ResultC
         model.intended_use,
         model.licence,
         dict(model.parameters),
+        model.experimental,
     )
     return encode(nothing_run(identity, headers), headers, context)

@@ -24,11 +24,11 @@ $(BIN)/python:
 
 # The stamps are remade when the dependencies change.
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e .
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[training]'
 	@touch $@
 
 $(VENV)/.installed-dev: setup.cfg pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[test,lint]'
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[training,test,lint]'
 	@touch $@ $(VENV)/.installed
 
 install: $(VENV)/.installed

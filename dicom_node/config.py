@@ -1,7 +1,7 @@
 """One TOML file, read once into frozen models. A wrong key or value is refused with its name, what stands there, and the way out.
 
 [node] [dimse] [dimse.tls] [web] [query] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [log]
-[[peer]]   Peer          [[rule]]   Rule
+[[peer]]   Peer          [[rule]]   Rule          [[release_gate]]   ReleaseGate
 """
 
 from __future__ import annotations
@@ -264,6 +264,23 @@ class Rule(Table):
     late: Literal["rerun", "ignore", "flag"] | None = None
 
 
+class ReleaseGate(Table):
+    """What an evaluation on the data set ``data`` must show before a release of ``model`` may be deployed here, beside what the model's own
+    [gate] asks for: metrics, by their names in the report, at least or at most so large."""
+
+    model: Annotated[str, Field(min_length=1)]
+    data: Annotated[str, Field(min_length=1)]
+    split: str = "test"
+    minima: dict[str, float] = {}
+    maxima: dict[str, float] = {}
+
+    @model_validator(mode="after")
+    def _some(self) -> ReleaseGate:
+        if not self.minima and not self.maxima:
+            raise ValueError("minima or maxima are needed: without either everything passes")
+        return self
+
+
 class Config(Table):
     """The whole file."""
 
@@ -282,10 +299,15 @@ class Config(Table):
     log: LogTable = LogTable()
     peer: tuple[Peer, ...] = ()
     rule: tuple[Rule, ...] = ()
+    release_gate: tuple[ReleaseGate, ...] = ()
 
     @property
     def archive_root(self) -> Path:
         return self.node.data_dir / "archive"
+
+    @property
+    def releases_root(self) -> Path:
+        return self.node.data_dir / "releases"
 
     @property
     def database_url(self) -> str:

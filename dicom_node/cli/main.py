@@ -25,7 +25,20 @@ Exit codes: 0 done, 1 it did not work, 2 called or configured wrongly.
 """
 
 # Modules with an `add(commands)` function, in the order of the help text.
-COMMANDS = ("setup", "serving", "network", "study", "job", "model", "archive", "quarantine", "retention", "conformance", "demo_command")
+COMMANDS = (
+    "setup",
+    "serving",
+    "network",
+    "study",
+    "job",
+    "model",
+    "release",
+    "archive",
+    "quarantine",
+    "retention",
+    "conformance",
+    "demo_command",
+)
 
 Run = Callable[[argparse.Namespace], int | None]
 

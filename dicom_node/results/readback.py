@@ -68,7 +68,7 @@ def _compare_segmentation(segmentation: Segmentation, prediction: Prediction) ->
         segment = by_tracking.get(str(description.TrackingID))
         if segment is None:
             raise ReadbackMismatch(f"SEG: a segment '{description.TrackingID}' that the model did not find")
-        pixels = _pixels(segmentation, int(description.SegmentNumber), prediction)
+        pixels = segment_pixels(segmentation, int(description.SegmentNumber), prediction)
         _compare_pixels(pixels, segment)
         shown = segment.mask if segment.probability is None else np.rint(np.clip(segment.probability, 0, 1) * 255) > 0
         expected_frames += int(shown.any(axis=(1, 2)).sum())
@@ -78,7 +78,7 @@ def _compare_segmentation(segmentation: Segmentation, prediction: Prediction) ->
     return voxels
 
 
-def _pixels(segmentation: Segmentation, number: int, prediction: Prediction) -> NDArray[np.generic]:
+def segment_pixels(segmentation: Segmentation, number: int, prediction: Prediction) -> NDArray[np.generic]:
     """The segment on the prediction's grid, found by the source frames that the object refers to."""
     distinct = list(dict.fromkeys(prediction.sources))
     if len(distinct) == 1 and len(prediction.frame_numbers) > 1:

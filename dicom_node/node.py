@@ -26,7 +26,8 @@ from storage.archive import Archive, ArchiveSettings, IngestSession, Source
 from storage.database import Database, open_database
 from storage.errors import IndexUnavailable
 from storage.jobs import Backoff, JobQueue
-from storage.retention import DiskState, Need, Purger, RetentionRule, disk_state
+from storage.purging import Purger
+from storage.retention_rules import DiskState, Need, RetentionRule, disk_state
 from storage.schema import archive_info
 
 if TYPE_CHECKING:

@@ -51,7 +51,8 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _show(arguments: argparse.Namespace, node: Node) -> None:
     from dicom_node.node import retention_rules
-    from storage.retention import DiskState, plan
+    from storage.retention import plan
+    from storage.retention_rules import DiskState
 
     state = node.disk_state()
     low = arguments.low or state is not DiskState.OK

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from dicom_node.node import Node
 from storage.metrics import IndexMetrics, collect
-from storage.retention import DiskState
+from storage.retention_rules import DiskState
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

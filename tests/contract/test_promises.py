@@ -16,7 +16,7 @@ from storage.deletion import delete_study
 from storage.errors import NotFound
 from storage.promises import PROMISES
 from storage.reindex import reindex
-from storage.retention import DAY, Need, RetentionRule
+from storage.retention_rules import DAY, Need, RetentionRule
 from storage.schema import audit, retention_hold
 from tests.contract.test_deletion import STUDY, archive  # noqa: F401 - a fixture
 

@@ -17,8 +17,10 @@ from storage.errors import NoSpace
 from storage.integrity import verify
 from storage.jobs import JobQueue, JobSpec
 from storage.promises import COMMITTED
+from storage.purging import Kept, Purger
 from storage.reindex import reindex
-from storage.retention import DAY, Decision, DiskState, Kept, Need, Purger, RetentionRule, disk_state
+from storage.retention import Decision
+from storage.retention_rules import DAY, DiskState, Need, RetentionRule, disk_state
 from storage.schema import association_study, delivery, delivery_instance, instance, quarantine, retention_hold, study
 from storage.schema import audit as audit_rows
 from tests.contract.fill import add_instance, add_study

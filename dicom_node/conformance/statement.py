@@ -61,7 +61,7 @@ RESOURCES: Final = {
     ("GET", "rendered"): "WADO-RS: image/jpeg, image/png, image/gif; window, viewport, quality; application/pdf of an encapsulated PDF",
     ("GET", "thumbnail"): "WADO-RS: image/jpeg, image/png, image/gif; window, viewport, quality; application/pdf of an encapsulated PDF",
     ("GET", "{frames}"): "WADO-RS: multipart/related or single part; application/octet-stream, or the image's own media type",
-    ("GET", "{path:path}"): "WADO-RS bulk data: application/octet-stream; video/mp4 and video/mpeg as a stream; an encapsulated document as what it is",
+    ("GET", "{path:path}"): "WADO-RS bulk data: application/octet-stream; a video as a stream, an encapsulated document as what they are",
     ("POST", "studies"): 'STOW-RS: multipart/related; type="application/dicom", application/dicom',
     ("POST", "{study}"): 'STOW-RS, of this study only: multipart/related; type="application/dicom", application/dicom',
     ("DELETE", "{study}"): "delete, not of the standard",

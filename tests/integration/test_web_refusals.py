@@ -14,6 +14,7 @@ import pytest
 from dicom_node.transcode import Transcoder
 from dicom_node.web import app
 from dicom_node.web.dicomweb import rendered
+from dicom_node.web.limits import DeadlineProtocol
 from tests.imaging import as_file
 from tests.node import bright_series
 from tests.webserver import WebNode, web_node
@@ -72,6 +73,21 @@ def test_more_connections_than_configured_are_told_to_come_again(tmp_path: Path)
         finally:
             for connection in held:
                 connection.close()
+
+
+def test_small_answers_are_not_kept_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = []
+
+    class Watched(DeadlineProtocol):
+        def data_received(self, data: bytes) -> None:
+            options.append(self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            super().data_received(data)
+
+    monkeypatch.setattr(app, "DeadlineProtocol", Watched)
+    with web_node(tmp_path) as web:
+        assert web.client.get(f"{web.url}/studies").status_code == 204
+    assert options
+    assert all(options)
 
 
 def image(web: WebNode) -> str:

@@ -15,7 +15,7 @@ from dicom_node.node import Node
 from dicom_node.web.dicomweb.accept import accepted, choose
 from dicom_node.web.dicomweb.qido import OFFERS
 from dicom_node.web.dicomweb.resources import Resource, entity_tag, intact, resource_of, service_url, stored_instances
-from dicom_node.web.dicomweb.responses import Piece, Streamed, unchanged
+from dicom_node.web.dicomweb.responses import Piece, Streamed, unchanged, whole
 from storage.archive import StoredInstance
 from storage.header_json import encode_header
 from storage.schema import instance, instance_header
@@ -23,7 +23,8 @@ from storage.schema import instance, instance_header
 A_PIECE: Final = 200  # instances whose headers are in memory at once
 # In a value their quotes would be escaped.
 _BULK: Final = b'"BulkDataURI":"'
-_CHARACTER_SET: Final = re.compile(rb'"00080005":\{"vr":"CS"(,"Value":\[("([^"\\]|\\.)*"|null|,)*\])?\}')
+_CHARACTER_SET: Final = b'"00080005":{"vr":"CS"'
+_ITS_VALUE: Final = re.compile(rb'(,"Value":\[("([^"\\]|\\.)*"|null|,)*\])?\}')
 _UTF_8: Final = b'"00080005":{"vr":"CS","Value":["ISO_IR 192"]}'
 
 
@@ -39,7 +40,10 @@ def metadata(node: Node) -> Callable[[Request], Response]:
         if (same := unchanged(request, tag)) is not None:
             return same
         status = 200 if len(sound) == len(stored) else 206
-        return Streamed(_pieces(node, sound, service), offer.media_type, status=status, headers={"ETag": tag})
+        pieces = _pieces(node, sound, service)
+        if len(sound) <= A_PIECE:
+            return whole(pieces, offer.media_type, status=status, headers={"ETag": tag})
+        return Streamed(pieces, offer.media_type, status=status, headers={"ETag": tag})
 
     return retrieve
 
@@ -74,4 +78,9 @@ def _header(stored: StoredInstance, packed: bytes | None, service: str) -> bytes
 
 def in_utf_8(text: bytes) -> bytes:
     """Header JSON whose Specific Character Set, in items too, is that of the JSON and no longer that of the file (PS3.18 F.2)."""
-    return _CHARACTER_SET.sub(_UTF_8, text)
+    done, made = 0, []
+    while (at := text.find(_CHARACTER_SET, done)) >= 0:
+        value = _ITS_VALUE.match(text, at + len(_CHARACTER_SET))
+        made += [text[done:at], _UTF_8 if value else _CHARACTER_SET]
+        done = value.end() if value else at + len(_CHARACTER_SET)
+    return b"".join([*made, text[done:]])

@@ -14,7 +14,7 @@ from dicom_node.web.dicomweb.accept import Offer, accepted, choose
 from dicom_node.web.dicomweb.errors import HEADERS, BadRequest
 from dicom_node.web.dicomweb.json_model import Row, row_writer
 from dicom_node.web.dicomweb.resources import resource_of, service_url
-from dicom_node.web.dicomweb.responses import Piece, Streamed
+from dicom_node.web.dicomweb.responses import Piece, Streamed, whole
 from dicom_node.web.dicomweb.search_parameters import Search, search_of
 from storage.attributes import UNIQUE_KEYS, Level
 from storage.query import Plan, Query, QueryError, plan, stream
@@ -66,7 +66,9 @@ def _answer(node: Node, asked: Search, media_type: str, service: str) -> Respons
         rows.close()  # type: ignore[attr-defined]
         return _nothing(_headers(warnings, service))
     write = row_writer(planned.columns, _retrieve_url(planned, asked.level, service))
-    return Streamed(_pieces(first, rows, limit, write), media_type, headers=dict(_headers(warnings, service)))
+    pieces = _pieces(first, rows, limit, write)
+    made = whole if min(limit, len(first)) <= ROWS_A_PIECE else Streamed
+    return made(pieces, media_type, headers=dict(_headers(warnings, service)))
 
 
 def _plan(asked: Search, offset: int, limit: int | None) -> Plan:

@@ -150,6 +150,11 @@ def predecessor(connection: Connection, study_uid: str, bundle: str, *, before: 
     return None if row is None else from_row(RunRecord, row)
 
 
+def objects_of(connection: Connection, key: str) -> list[str]:
+    """List the SOP Instance UIDs of the objects that a run made, whether they are still there or not."""
+    return list(connection.scalars(select(emitted.c.sop_uid).where(emitted.c.run_key == key).order_by(emitted.c.sop_uid)))
+
+
 def results_deleted(connection: Connection, key: str) -> bool:
     """Whether a run made objects and none of them is in the archive any more."""
     made = select(emitted.c.sop_uid).where(emitted.c.run_key == key)
@@ -231,6 +236,19 @@ def earlier_runs(
     if revision is not None:
         query = query.where(run.c.study_revision < revision)
     return [from_row(RunRecord, row) for row in connection.execute(query.order_by(run.c.study_revision.desc(), run.c.pk.desc()))]
+
+
+def live_beside(connection: Connection, looking_on: RunRecord) -> RunRecord | None:
+    """Find the run that one in the shadow looks on: the newest of the same model, rule and series on the same revision of the study."""
+    query = select(run).where(
+        run.c.study_uid == looking_on.study_uid,
+        run.c.bundle == looking_on.bundle,
+        run.c.rule == looking_on.rule,
+        run.c.study_revision == looking_on.study_revision,
+        ~run.c.shadow,
+    )
+    found = [from_row(RunRecord, row) for row in connection.execute(query.order_by(run.c.pk.desc()))]
+    return next((record for record in found if record.series_uids == looking_on.series_uids), None)
 
 
 def flag_study(connection: Connection, study_uid: str, reason: str) -> None:

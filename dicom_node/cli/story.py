@@ -84,13 +84,14 @@ def _runs(story: Timeline) -> Iterator[str]:
 
 def _run(story: RunStory) -> Iterator[str]:
     run = story.run
-    yield f"Run {run.pk}: {run.bundle} {run.bundle_version}, {run.state}{f': {run.reason}' if run.reason else ''}"
+    looks_on = " in the shadow (not shown as a result, not sent)" if run.shadow else ""
+    yield f"Run {run.pk}: {run.bundle} {run.bundle_version}{looks_on}, {run.state}{f': {run.reason}' if run.reason else ''}"
     yield f"    release digest {run.release_digest}"
     yield f"    rule {run.rule}, {len(run.input_set)} instances of revision {run.study_revision}, run key {run.run_key[:16]}"
     yield from (f"    {line}" for line in _course(run))
     for delivery in story.deliveries:
         yield from (f"    {line}" for line in _delivery(delivery))
-    if run.state == "COMPLETED" and not story.deliveries:
+    if run.state == "COMPLETED" and not story.deliveries and not run.shadow:
         yield f"    not delivered: {'superseded while it ran' if not run.delivered else 'its rule names no destination'}"
 
 
@@ -102,7 +103,21 @@ def _course(run: RunRecord) -> Iterator[str]:
         yield "seconds: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in run.timings.items())
     if run.predecessor_pk is not None:
         yield f"replaces run {run.predecessor_pk}"
+    if run.shadow:
+        yield from _beside(run)
+        return
     yield from _findings(run.findings or {})
+
+
+def _beside(run: RunRecord) -> Iterator[str]:
+    """How far a run in the shadow agrees with the one whose result went out."""
+    agreement = run.agreement or {}
+    if run.compared_with is None:
+        yield "compared with no run: none went out"
+    for label, each in agreement.get("segments", {}).items():
+        yield f"beside run {run.compared_with}: {label}, Dice {each['dice']:.4f}"
+    for label, each in agreement.get("classifications", {}).items():
+        yield f"beside run {run.compared_with}: {label}, {'the same decision' if each['same'] else 'ANOTHER DECISION'}"
 
 
 def _findings(findings: dict[str, Any]) -> Iterator[str]:

@@ -42,6 +42,8 @@ class ResultContext:
         Readable sentence for outcomes that are no finding.
     report_reason:
         Whether a run that did not apply or failed is told in an SR (else it yields no object).
+    evaluation:
+        The evaluation by which the release was deployed, in one line; stands among the algorithm's parameters.
     timezone:
         Zone of dates and times where the source states no offset; the machine's own by default.
     """
@@ -60,6 +62,7 @@ class ResultContext:
     reason: str = ""
     report_reason: bool = False
     instance_number: int = 1
+    evaluation: str = ""
     timezone: tzinfo | None = None
 
     def local_time(self, source_offset: tzinfo | None) -> datetime:

@@ -120,7 +120,8 @@ class _Groups:
         self._prediction = prediction
         self._sources = sources
         self._context = context
-        self._algorithm = _algorithm(prediction.model)
+        self._stated = (f"evaluation = {context.evaluation}",) if context.evaluation else ()
+        self._algorithm = _algorithm(prediction.model, *self._stated)
         self._placed = {
             segment.number: (dataset, plan.numbers[segment.number])
             for plan, dataset in zip(plans, segmentations, strict=True)
@@ -188,7 +189,7 @@ class _Groups:
             measurements.append(Measurement(own.PROBABILITY, float(found.probability), own.NO_UNITS))
         algorithm = self._algorithm
         if found.threshold is not None:
-            algorithm = _algorithm(self._prediction.model, f"threshold for {found.label} = {found.threshold:g}")
+            algorithm = _algorithm(self._prediction.model, *self._stated, f"threshold for {found.label} = {found.threshold:g}")
         return self._whole(found.label, evaluations=evaluations, measurements=measurements, algorithm=algorithm)
 
     def _statement(self, outcome: Outcome) -> Group:

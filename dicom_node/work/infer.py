@@ -6,18 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
+from pydicom.uid import SegmentationStorage
 from sqlalchemy import Connection
 
 import dicom_node
 from dicom_node.errors import Released, TryAgain
+from dicom_node.releases.resolve import bundle_of_run, evaluation_line
 from dicom_node.results.context import EncodedObject, Outcome, ResultContext
 from dicom_node.results.uids import device_uid, instance_uid, series_uid
 from dicom_node.work.executors import Executor
 from dicom_node.work.handler import NodeHandler
-from dicom_node.work.inference import Answer, FilePart, Request, negative_report
-from models.bundle import Bundle, load_bundle
+from dicom_node.work.inference import Answer, Beside, FilePart, Request, negative_report
+from models.bundle import Bundle
 from models.errors import BundleInvalid
-from storage import deliveries, index, runs
+from storage import deliveries, index, release_watch, runs
 from storage.archive import EmittedObject
 from storage.errors import Damaged, IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly
 from storage.jobs import ClaimedJob
@@ -26,6 +28,7 @@ from storage.records import RunRecord
 log = structlog.get_logger()
 
 _DISK_WAIT = 15.0
+_LIVE_WAIT = 5.0
 
 Settle = Callable[[Connection], RunRecord]
 
@@ -43,6 +46,7 @@ class InferHandler(NodeHandler):
         self._executor.cancel(job.transaction_uid)
 
     def __call__(self, job: ClaimedJob) -> None:
+        self._await_live(job)
         run = self._start(job)
         if run is None:
             return
@@ -66,6 +70,14 @@ class InferHandler(NodeHandler):
             raise TryAgain(f"the result cannot be stored: {error}", delay=_DISK_WAIT, counted=False) from error
         for peer in run.deliver_to:
             self._ring(f"deliver-{peer}")
+
+    def _await_live(self, job: ClaimedJob) -> None:
+        """A run that looks on comes after the one that it is compared with."""
+        with self._database.read() as connection:
+            run = runs.get_run(connection, int(job.payload["run_pk"]))
+            live = runs.live_beside(connection, run) if run.shadow else None
+        if live is not None and live.state in runs.WAITING:
+            raise TryAgain(f"it looks on, and run {live.pk} comes first", delay=_LIVE_WAIT, counted=False)
 
     def _start(self, job: ClaimedJob) -> RunRecord | None:
         with self._database.begin() as connection:
@@ -96,20 +108,32 @@ class InferHandler(NodeHandler):
 
     def _request(self, run: RunRecord) -> Request | Answer:
         try:
-            bundle = self._bundle(run)
+            bundle = bundle_of_run(self._config, run.bundle, run.release_pk, run.release_digest)
             images = [self._image(uid, digest) for uid, digest in run.input_set]
         except (BundleInvalid, NotFound, Damaged) as error:
             return Answer(Outcome.FAILED, str(error), type(error).__name__)
-        return Request(str(bundle.root), run.release_digest, tuple(images), self._context(run, bundle))
+        return Request(
+            str(bundle.root),
+            run.release_digest,
+            tuple(images),
+            self._context(run, bundle),
+            watch=run.release_pk is not None,
+            beside=self._beside(run) if run.shadow else None,
+        )
 
-    def _bundle(self, run: RunRecord) -> Bundle:
-        bundle = load_bundle(run.bundle, self._config.node.bundles)
-        if bundle.digest != run.release_digest:
-            raise BundleInvalid(
-                f"bundle {run.bundle} has changed since the run was queued: its release digest is {bundle.digest[:12]}, "
-                f"the run's {run.release_digest[:12]}; put the release back, or complete the study again"
-            )
-        return bundle
+    def _beside(self, run: RunRecord) -> Beside:
+        """What a run that looks on is compared with: the objects and findings of the run whose result went out."""
+        with self._database.read() as connection:
+            live = runs.live_beside(connection, run)
+            made = runs.objects_of(connection, live.run_key) if live is not None and live.state == "COMPLETED" else []
+        if live is None or not made:
+            return Beside(None)
+        try:
+            objects = [self._archive.open_instance(uid) for uid in made]
+        except NotFound:
+            return Beside(None)  # deleted since
+        masks = [FilePart(str(each.path), each.offset, each.length) for each in objects if each.sop_class_uid == SegmentationStorage]
+        return Beside(live.pk, tuple(masks), live.findings or {})
 
     def _image(self, uid: str, digest: str) -> FilePart:
         stored = self._archive.open_instance(uid)
@@ -132,8 +156,15 @@ class InferHandler(NodeHandler):
             predecessor_series_uid=of_series,
             kinds=tuple(bundle.dicom.output.kinds),
             instance_number=max(run.study_revision, 1),
+            evaluation=self._evaluation(run),
             **more,
         )
+
+    def _evaluation(self, run: RunRecord) -> str:
+        if run.release_pk is None:
+            return ""
+        with self._database.read() as connection:
+            return evaluation_line(connection, run.release_pk)
 
     def _predecessor(self, run: RunRecord) -> tuple[str | None, str | None]:
         """The SR that this run's SR replaces, and its series."""
@@ -172,6 +203,10 @@ class InferHandler(NodeHandler):
     def _completed(self, connection: Connection, job: ClaimedJob, run: RunRecord, answer: Answer) -> RunRecord:
         device, findings = self._executor.device, dict(answer.findings)
         ended = runs.complete_run(connection, run.pk, device=device, timings=answer.timings, findings=findings, now=self._clock())
+        if run.release_pk is not None and answer.inputs:
+            release_watch.record_input(connection, run.release_pk, run.pk, answer.inputs, now=self._clock())
+        if run.shadow and answer.beside is not None:
+            release_watch.keep_agreement(connection, run.pk, answer.beside, answer.agreement)
         self._queue.complete(connection, job, f"{answer.outcome}: {len(answer.objects)} objects")
         return ended
 
@@ -218,7 +253,7 @@ class InferHandler(NodeHandler):
         if not wanted.intersection(run.deliver_to):
             return []
         try:
-            bundle = self._bundle(run)
+            bundle = bundle_of_run(self._config, run.bundle, run.release_pk, run.release_digest)
             images = [self._image(uid, digest).open for uid, digest in run.input_set]
             more = {"outcome": answer.outcome, "reason": answer.reason, "report_reason": True}
             return negative_report(str(bundle.root), images, self._context(run, bundle, **more))

@@ -16,6 +16,7 @@ from models.errors import GeometryRefused, InferenceFailed, ModelError, NotAppli
 if TYPE_CHECKING:
     from models.findings import Prediction
     from models.predict import Predictor
+    from models.volume import Volume
 
 WARM_MODELS = 2  # kept loaded per device; the one that was used longest ago goes
 
@@ -44,13 +45,25 @@ class FilePart:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a run that looks on is compared with: the run whose result went out, its SEG objects and findings; None: there is none."""
+
+    run_pk: int | None
+    segmentations: tuple[FilePart, ...] = ()
+    findings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Request:
-    """A run to carry out."""
+    """A run to carry out. ``watch``: tell what the images are like, for the drift of the input; ``beside``: it only looks on, and makes no
+    object."""
 
     bundle_root: str
     release_digest: str
     images: tuple[FilePart, ...]
     context: ResultContext
+    watch: bool = False
+    beside: Beside | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,9 @@ class Answer:
     objects: tuple[EncodedObject, ...] = ()
     findings: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # of a watched run: what its images are like
+    beside: int | None = None  # of one that looks on: the run that it was compared with, and how far they agree
+    agreement: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Runner:
@@ -111,6 +127,8 @@ class Runner:
         prediction = predictor.predict(volume)
         predicted = clock()
         outcome = Outcome.NOTHING_FOUND if prediction.empty else Outcome.FINDINGS
+        if request.beside is not None:
+            return self._looked_on(request, request.beside, volume, prediction, outcome, read - started)
         objects = encode(prediction, volume.headers, _with_outcome(request.context, outcome))
         encoded = clock()
         verify(objects, prediction)
@@ -123,7 +141,29 @@ class Runner:
             "encode": encoded - predicted,
             "verify": clock() - encoded,
         }
-        return Answer(outcome, objects=tuple(objects), findings=shown(prediction), timings=timings)
+        inputs = _watched(request, volume)
+        return Answer(outcome, objects=tuple(objects), findings=shown(prediction), timings=timings, inputs=inputs)
+
+    def _looked_on(
+        self, request: Request, beside: Beside, volume: Volume, prediction: Prediction, outcome: Outcome, reading: float
+    ) -> Answer:
+        """The answer of a run that makes no object."""
+        from dicom_node.releases.shadow import compare
+
+        timings = {
+            "load": prediction.timings.load,
+            "read": reading,
+            "preprocess": prediction.timings.preprocess,
+            "forward": prediction.timings.forward,
+            "postprocess": prediction.timings.postprocess,
+        }
+        agreement: Mapping[str, Any] = {}
+        if beside.run_pk is not None:
+            agreement = compare(prediction, [part.open() for part in beside.segmentations], beside.findings)
+        inputs = _watched(request, volume)
+        return Answer(
+            outcome, findings=shown(prediction), timings=timings, inputs=inputs, beside=beside.run_pk, agreement=agreement
+        )
 
     def _predictor(self, request: Request) -> Predictor:
         from models.bundle import load_bundle
@@ -137,6 +177,11 @@ class Runner:
             known = Predictor(bundle, self.device, cache=self._cache, threads=self._threads, expected_digest=request.release_digest)
         self._warm[request.release_digest] = known
         return known
+
+
+def _watched(request: Request, volume: Volume) -> Mapping[str, Any]:
+    """What the images of a run are like, where somebody watches over it."""
+    return {}
 
 
 def _lacked_memory(error: BaseException | None) -> bool:

@@ -10,12 +10,12 @@ import structlog
 from sqlalchemy import Connection
 
 from dicom_node.config import Rule
+from dicom_node.releases import shadow
+from dicom_node.releases.resolve import Chosen, resolve
 from dicom_node.routing.late import Decision, Earlier, decide
 from dicom_node.routing.selection import Selection, Verdict, select_series
 from dicom_node.work.attributes import series_attributes
 from dicom_node.work.handler import NodeHandler
-from models.bundle import Bundle, load_bundle
-from models.errors import BundleInvalid
 from storage import audit, index, runs
 from storage.completion import hold_revision
 from storage.jobs import ClaimedJob
@@ -30,17 +30,21 @@ IMPORTED = "imported"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rule and one model came to."""
+    """What one rule and one model came to. ``problem``: what has to be repaired; ``idle``: why nothing is run on purpose; ``shadow``: the
+    release only looks on."""
 
     rule: Rule
-    bundle: Bundle | None
+    chosen: Chosen | None
     name: str
     selection: Selection | None
     problem: str = ""
+    idle: str = ""
+    shadow: bool = False
 
     @property
     def sentence(self) -> str:
-        return f"rule {self.rule.name}, model {self.name}: {self.problem or (self.selection.summary if self.selection else '')}"
+        why = self.problem or self.idle or (self.selection.summary if self.selection else "")
+        return f"rule {self.rule.name}, model {self.name}: {why}"
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class RouteHandler(NodeHandler):
         attributes = series_attributes(self._archive, study_uid, attributes)
         again = Again(**job.payload["again"]) if "again" in job.payload else None
         rules = [rule for rule in self._config.rule if again is None or again.rule in (None, rule.name)]
-        outcomes = [self._outcome(rule, name, attributes) for rule in rules for name in rule.run]
+        outcomes = [each for rule in rules for name in rule.run for each in self._outcomes(rule, name, attributes, again)]
         with self._database.begin() as connection:
             self._queue.fence(connection, job)
             if not hold_revision(connection, study_uid, revision):
@@ -88,13 +92,21 @@ class RouteHandler(NodeHandler):
         with self._database.begin() as connection:
             self._queue.complete(connection, job, detail)
 
-    def _outcome(self, rule: Rule, name: str, attributes: Mapping[str, Mapping[str, Any]]) -> Outcome:
-        try:
-            bundle = load_bundle(name, self._config.node.bundles)
-        except BundleInvalid as error:
-            return Outcome(rule, None, name, None, str(error))
-        selection = select_series(bundle.dicom.series, rule.match, attributes, every=rule.series == "all")
-        return Outcome(rule, bundle, bundle.name, selection)
+    def _outcomes(self, rule: Rule, name: str, attributes: Mapping[str, Mapping[str, Any]], again: Again | None) -> list[Outcome]:
+        """What the release in use comes to, and those that look on (not where a person asks for one more run)."""
+        meant = resolve(self._config, self._database, name)
+        outcomes = [
+            Outcome(rule, None, meant.name, None, meant.problem, meant.idle)
+            if meant.live is None
+            else Outcome(rule, meant.live, meant.name, self._select(rule, meant.live, attributes))
+        ]
+        for chosen in meant.shadows if again is None else ():
+            label = f"{meant.name} {chosen.bundle.version} ({chosen.bundle.digest[:12]}, in the shadow)"
+            outcomes.append(Outcome(rule, chosen, label, self._select(rule, chosen, attributes), shadow=True))
+        return outcomes
+
+    def _select(self, rule: Rule, chosen: Chosen, attributes: Mapping[str, Mapping[str, Any]]) -> Selection:
+        return select_series(chosen.bundle.dicom.series, rule.match, attributes, every=rule.series == "all")
 
     # --- writing
 
@@ -102,11 +114,11 @@ class RouteHandler(NodeHandler):
         now = self._clock()
         chosen: dict[str, tuple[RunSpec, Rule]] = {}
         for outcome in outcomes:
-            if outcome.selection is None or outcome.bundle is None:
-                self._audit(connection, study, "route.failed", outcome.sentence)
+            if outcome.selection is None:
+                self._audit(connection, study, "route.failed" if outcome.problem else "route.not_deployed", outcome.sentence)
                 continue
             self._record_selection(connection, study, outcome)
-            if outcome.selection.verdict is Verdict.AMBIGUOUS:
+            if outcome.selection.verdict is Verdict.AMBIGUOUS and not outcome.shadow:
                 self._audit(connection, study, "selection.ambiguous", outcome.sentence)
             for spec in self._specs(connection, study, outcome, again):
                 known = chosen.get(spec.key)
@@ -115,8 +127,10 @@ class RouteHandler(NodeHandler):
                     chosen[spec.key] = replace(known[0], deliver_to=together), known[1]
                 else:
                     chosen[spec.key] = spec, outcome.rule
-        if not chosen and not any(outcome.problem for outcome in outcomes):
-            why = "; ".join(outcome.sentence for outcome in outcomes) or "no rule is configured"
+        live = [outcome for outcome in outcomes if not outcome.shadow]
+        told = any(outcome.problem for outcome in live) or (live and all(outcome.idle for outcome in live))
+        if not told and all(spec.shadow for spec, _ in chosen.values()):
+            why = "; ".join(outcome.sentence for outcome in live) or "no rule is configured"
             self._audit(connection, study, "route.nothing_applies", why)
         return sum(self._run(connection, study, spec, rule, now, again) for spec, rule in chosen.values())
 
@@ -130,8 +144,8 @@ class RouteHandler(NodeHandler):
 
     def _specs(self, connection: Connection, study: StudyRecord, outcome: Outcome, again: Again | None) -> list[RunSpec]:
         assert outcome.selection is not None
-        assert outcome.bundle is not None
-        bundle, chosen = outcome.bundle, outcome.selection.chosen
+        assert outcome.chosen is not None
+        bundle, chosen = outcome.chosen.bundle, outcome.selection.chosen
         return [
             RunSpec(
                 study_uid=study.study_uid,
@@ -143,13 +157,17 @@ class RouteHandler(NodeHandler):
                 bundle_version=bundle.version,
                 release_digest=bundle.digest,
                 parameters=dict(bundle.dicom.model.parameters),
-                deliver_to=outcome.rule.deliver,
+                deliver_to=() if outcome.shadow else outcome.rule.deliver,
                 salt=again.salt if again else "",
+                release_pk=outcome.chosen.release_pk,
+                shadow=outcome.shadow,
             )
             for uid in chosen
         ]
 
     def _run(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float, again: Again | None) -> int:
+        if spec.shadow:
+            return self._look_on(connection, study, spec, rule, now)
         decision = self._asked_for(connection, spec, rule, again) if again else self._decide(connection, spec, rule)
         if decision.flag:
             runs.flag_study(connection, study.study_uid, decision.reason)
@@ -169,6 +187,18 @@ class RouteHandler(NodeHandler):
         )
         if again and made is not None:
             self._audit(connection, study, "run.again", f"run {made} of model {spec.bundle}: {decision.reason}")
+        return int(made is not None)
+
+    def _look_on(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float) -> int:
+        """Plan a run that only looks on. It makes way as others do, and comes after all of them."""
+        found = runs.earlier_runs(connection, spec.study_uid, spec.bundle, spec.study_revision, shadow=True)
+        earlier = [record for record in self._of_rule(found, spec, rule) if record.release_digest == spec.release_digest]
+        if earlier and (rule.late or self._config.study.late) != "rerun":
+            return 0
+        among = [record.pk for record in earlier]
+        runs.cancel_older(connection, self._queue, study.study_uid, study.revision, spec.bundle, actor=ACTOR, now=now, among=among)
+        attempts, priority = self._config.executor.attempts, shadow.PRIORITY + rule.priority
+        made = runs.create_run(connection, spec, queue=self._queue, priority=priority, max_attempts=attempts, now=now)
         return int(made is not None)
 
     def _asked_for(self, connection: Connection, spec: RunSpec, rule: Rule, again: Again) -> Decision:

@@ -13,6 +13,7 @@ C-MOVE and C-GET read this way, with two readers, so that one instance is loaded
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,21 +22,28 @@ from typing import Final, Self
 
 import blake3
 
+from dicom_node.buffers import Buffers, reserve
 from storage.archive import Archive, StoredInstance
 from storage.errors import Damaged
 
 WHOLE: Final = 16 << 20
 """Largest data set that is read as a whole, in bytes; a larger one is read in chunks of ``CHUNK``, while it is sent."""
 CHUNK: Final = 4 << 20
-_FIRST_BUFFER: Final = 1 << 20
 
 
 class SequentialReader:
-    """Reads instances one after the other through one buffer and, within a segment, one descriptor. Not thread-safe."""
+    """Reads instances one after the other through one buffer and, within a segment, one descriptor. Not thread-safe.
 
-    def __init__(self, archive: Archive) -> None:
+    Parameters
+    ----------
+    buffers
+        Where the buffer comes from, and goes to at the end.
+    """
+
+    def __init__(self, archive: Archive, buffers: Buffers | None = None) -> None:
         self._archive = archive
-        self._buffer = bytearray(_FIRST_BUFFER)
+        self._buffers = Buffers() if buffers is None else buffers
+        self._memory: mmap.mmap | None = None
         self._path: Path | None = None
         self._descriptor = -1
 
@@ -69,7 +77,7 @@ class SequentialReader:
     def _load_again(self, stored: StoredInstance) -> Loaded:
         """Look it up anew: compacting moves an instance, deleting takes it away."""
         now = self._archive.open_instance(stored.sop_uid)
-        self.close()
+        self._close_segment()
         try:
             return self._load(now)
         except OSError as error:
@@ -80,9 +88,7 @@ class SequentialReader:
         length, start = stored.length - stored.meta_length, stored.offset + stored.meta_length
         if length > WHOLE:
             return Loaded(stored, length, self._in_chunks(descriptor, start, length, stored.digest))
-        if length > len(self._buffer):
-            self._buffer = bytearray(length)
-        view = memoryview(self._buffer)[:length]
+        view = memoryview(self._room(length))[:length]
         read_into(descriptor, view, start)
         if blake3.blake3(view).hexdigest() != stored.digest:
             raise Damaged("the data set is not the one that was stored")
@@ -90,20 +96,27 @@ class SequentialReader:
 
     def _in_chunks(self, descriptor: int, start: int, length: int, digest: str) -> Iterator[memoryview]:
         """The last chunk is given out only where all of them have the digest: what is damaged or deleted is never whole at the peer."""
-        if len(self._buffer) < CHUNK:
-            self._buffer = bytearray(CHUNK)
+        memory = memoryview(self._room(CHUNK))
         hasher = blake3.blake3()
         for offset in range(0, length, CHUNK):
-            view = memoryview(self._buffer)[: min(CHUNK, length - offset)]
+            view = memory[: min(CHUNK, length - offset)]
             read_into(descriptor, view, start + offset)
             hasher.update(view)
             if offset + len(view) == length and hasher.hexdigest() != digest:
                 raise Damaged("the data set is not the one that was stored")
             yield view
 
+    def _room(self, length: int) -> mmap.mmap:
+        if self._memory is None:
+            self._memory = self._buffers.take()
+        if length > len(self._memory):
+            self._buffers.give(self._memory)
+            self._memory = reserve(length)
+        return self._memory
+
     def _open(self, path: Path) -> int:
-        if path != self._path:
-            self.close()
+        if path is not self._path and path != self._path:
+            self._close_segment()
             self._descriptor, self._path = os.open(path, os.O_RDONLY | os.O_CLOEXEC), path
             if hasattr(os, "posix_fadvise"):
                 with contextlib.suppress(OSError):
@@ -111,7 +124,13 @@ class SequentialReader:
         return self._descriptor
 
     def close(self) -> None:
-        """Close the segment; the reader may be used again."""
+        """Close the segment and give the buffer back; what was loaded is no longer valid. The reader may be used again."""
+        self._close_segment()
+        if self._memory is not None:
+            self._buffers.give(self._memory)
+            self._memory = None
+
+    def _close_segment(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self._path = -1, None

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -124,6 +125,7 @@ class Archive:
         self.own_device_uids: Callable[[], Collection[str]] = tuple
         self.writer = IndexWriter(database)
         limits = SegmentLimits(settings.max_segment, settings.max_idle_segments, settings.idle_seconds)
+        self._segment_path = lru_cache(maxsize=256)(root.__truediv__)  # instances of a segment share its path, and what it costs
         self.pool = SegmentPool(disk, root, lambda study_uid: reopen_segment(self, study_uid), clock, limits)
         self._space_checked = -SPACE_CHECK_SECONDS
         self._short_of_space = False
@@ -249,10 +251,8 @@ class Archive:
     def stored(self, row: Row[*tuple[Any, ...]]) -> StoredInstance:
         """One row of `STORED` as an instance."""
         name, sop_uid, sop_class, study_uid, series_uid, syntax, digest, offset, length, meta_length, number, status = row
-        path = self.root / name
-        return StoredInstance(
-            sop_uid, sop_class, study_uid, series_uid, syntax, digest, path, offset, length, meta_length, number, status
-        )
+        path = self._segment_path(name)
+        return StoredInstance(sop_uid, sop_class, study_uid, series_uid, syntax, digest, path, offset, length, meta_length, number, status)
 
     # -- upkeep ---------------------------------------------------------------------------------------------------------------------
 

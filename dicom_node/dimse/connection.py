@@ -7,6 +7,7 @@ apart where it lies; what is handed out are views into the buffer, valid until t
 from __future__ import annotations
 
 import contextlib
+import mmap
 import select
 import socket
 import ssl
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import Final, cast
 
+from dicom_node.buffers import reserve
 from dicom_node.dimse import pdu
 from dicom_node.dimse.errors import (
     REASON_INVALID_PARAMETER,
@@ -77,7 +79,7 @@ class Connection:
         self.max_pdu = max_pdu
         self.idle = idle
         self.received = 0
-        self._buffer = bytearray(_BUFFERED_PDUS * (max_pdu + HEADER))
+        self._buffer = reserve(_BUFFERED_PDUS * (max_pdu + HEADER))
         self._view = memoryview(self._buffer)
         self._position = self._end = self._pdu_end = 0
         self._mid_message = False
@@ -218,7 +220,7 @@ class Connection:
             if not self._next_pdu(wait=not views):
                 return views, False
 
-    def _pdv(self, buffer: bytearray) -> tuple[int, int, int, int]:
+    def _pdv(self, buffer: mmap.mmap) -> tuple[int, int, int, int]:
         position = self._position
         if self._pdu_end - position < HEADER:
             raise ProtocolError("P-DATA-TF ends inside a PDV")

@@ -31,7 +31,7 @@ class GetService(RetrieveService):
                 retrieving.respond(PENDING, progress.counts)
 
         channel = StoreChannel(association.connection, association.context.max_pdu, store_contexts(association), other=other)
-        run = SubOperationRun(self._archive, self._transcoding, instances, progress, priority=request.priority)
+        run = SubOperationRun(self._archive, self._transcoding, instances, progress, self._buffers, priority=request.priority)
         try:
             run.run(channel, settled=settled)
             retrieving.conclude(progress)

@@ -56,7 +56,7 @@ class MoveService(RetrieveService):
             return
         progress = Progress(len(instances))
         if instances:
-            run = SubOperationRun(self._archive, self._transcoding, instances, progress, priority=message.command.priority)
+            run = SubOperationRun(self._archive, self._transcoding, instances, progress, self._buffers, priority=message.command.priority)
             originator = (association.context.calling_ae, message.command.message_id)
             reach = lambda: self._destinations.associate(title, propose(instances, self._transcoding))  # noqa: E731
             move = Move(run, reach, originator)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
 
+from dicom_node.buffers import Buffers
 from dicom_node.dimse.errors import ContextNotAccepted
 from dicom_node.dimse.suboperations import Outbound
 from dicom_node.errors import NodeError
@@ -54,11 +55,11 @@ class ReadAhead:
         Reads an instance; what it raises of StorageError, NodeError and ContextNotAccepted makes that instance one that cannot be sent.
     """
 
-    def __init__(self, archive: Archive, instances: Sequence[StoredInstance], prepare: Prepare) -> None:
+    def __init__(self, archive: Archive, instances: Sequence[StoredInstance], prepare: Prepare, buffers: Buffers | None = None) -> None:
         self._instances = instances
         self._prepare = prepare
         self._stopping = False
-        self._readers = [SequentialReader(archive) for _ in range(READERS)]
+        self._readers = [SequentialReader(archive, buffers) for _ in range(READERS)]
         self._free: SimpleQueue[SequentialReader | None] = SimpleQueue()
         self._read: SimpleQueue[Item | BaseException] = SimpleQueue()
         self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._work,), name="read-ahead", daemon=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from dicom_node.buffers import Buffers
 from dicom_node.dimse.errors import ContextNotAccepted
 from dicom_node.dimse.services.progress import Progress
 from dicom_node.dimse.services.read_ahead import ReadAhead, Ready, Unready
@@ -32,10 +33,18 @@ class SubOperationRun:
     """
 
     def __init__(
-        self, archive: Archive, transcoding: Transcoding, instances: Sequence[StoredInstance], progress: Progress, *, priority: int = 0
+        self,
+        archive: Archive,
+        transcoding: Transcoding,
+        instances: Sequence[StoredInstance],
+        progress: Progress,
+        buffers: Buffers,
+        *,
+        priority: int = 0,
     ) -> None:
         self._archive = archive
         self._transcoding = transcoding
+        self._buffers = buffers
         self._left = deque(instances)
         self._reading: list[ReadAhead] = []
         self._sent = 0
@@ -54,7 +63,7 @@ class SubOperationRun:
         DimseError, StorageError
             The association is lost; the instance under way counts as failed.
         """
-        ahead = ReadAhead(self._archive, tuple(self._left), partial(self._outbound, channel))
+        ahead = ReadAhead(self._archive, tuple(self._left), partial(self._outbound, channel), self._buffers)
         self._reading.append(ahead)
         try:
             for item in ahead:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import structlog
 
+from dicom_node.buffers import Buffers
 from dicom_node.dimse.association import UNRECOGNIZED_OPERATION, Acceptor, Message
 from dicom_node.dimse.contexts import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from dicom_node.dimse.errors import IdentifierTooLong
@@ -39,6 +40,7 @@ class RetrieveService:
     def __init__(self, archive: Archive, transcoding: Transcoding) -> None:
         self._archive = archive
         self._transcoding = transcoding
+        self._buffers = Buffers()
 
     def handle(self, association: Acceptor, message: Message) -> None:
         if message.command.field != self.field:

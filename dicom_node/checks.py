@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
 
 from dicom_node.config import Config, Peer
 from dicom_node.dimse.errors import DimseError
 from dicom_node.errors import ConfigurationError
 from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from dicom_node.releases.resolve import Resolution
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -124,28 +132,72 @@ def check_peer(config: Config, peer: Peer) -> Checked:
 def _device(device: str) -> Checked:
     if device == "cpu":
         return Checked("device cpu", True, "always there")
-    import torch
+    from dicom_node.work.device import name_of
 
-    number = int(device.partition(":")[2])
-    if not torch.cuda.is_available():
-        return Checked(f"device {device}", False, "torch sees no CUDA device")
-    if number >= torch.cuda.device_count():
-        return Checked(f"device {device}", False, f"torch sees {torch.cuda.device_count()} CUDA devices")
-    return Checked(f"device {device}", True, torch.cuda.get_device_name(number))
+    try:
+        return Checked(f"device {device}", True, name_of(device))
+    except ConfigurationError as error:
+        return Checked(f"device {device}", False, str(error))
 
 
 def _model(config: Config, name: str) -> Checked:
-    from models.bundle import load_bundle, validate_bundle
+    from models.bundle import validate_bundle
     from models.errors import ModelError
     from models.weights import resolve_weights
 
     subject = f"model {name}"
     try:
-        bundle = load_bundle(name, config.node.bundles)
-        problems = validate_bundle(bundle)
-        if problems:
-            return Checked(subject, False, "; ".join(str(problem) for problem in problems))
-        resolve_weights(bundle, config.node.weights)
-    except ModelError as error:
+        meant = meaning(config, name)
+        if meant.problem:
+            return Checked(subject, False, meant.problem)
+        for chosen in (meant.live, *meant.shadows):
+            problems = validate_bundle(chosen.bundle) if chosen is not None else []
+            if problems:
+                return Checked(subject, False, "; ".join(str(problem) for problem in problems))
+            if chosen is not None:
+                resolve_weights(chosen.bundle, config.node.weights)
+    except (ModelError, StorageError) as error:
         return Checked(subject, False, str(error))
-    return Checked(subject, True, f"{bundle.name} {bundle.version}, release digest {bundle.digest[:12]}, weights verified")
+    beside = f"; {len(meant.shadows)} in the shadow" if meant.shadows else ""
+    if meant.live is None:
+        return Checked(subject, True, f"nothing is run: {meant.idle}{beside}")
+    bundle, released = meant.live.bundle, meant.live.release is not None
+    where = "the deployed release" if released else f"the folder {bundle.root}, since no release of it was ever deployed"
+    return Checked(subject, True, f"{bundle.name} {bundle.version}, release digest {bundle.digest[:12]}, weights verified: {where}{beside}")
+
+
+def meaning(config: Config, name: str) -> Resolution:
+    """What a rule's word for a model means on this node, whether it has an index yet or not."""
+    from dicom_node.releases.resolve import resolve
+    from storage.database import open_database
+
+    database = open_database(config.database_url)
+    try:
+        try:
+            there = database.current() is not None
+        except StorageError:
+            there = False
+        return resolve(config, database if there else None, name)
+    finally:
+        database.close()
+
+
+def refuse_unknown_models(config: Config) -> None:
+    """Look, before a node starts, whether there is every model that its rules name.
+
+    Raises
+    ------
+    ConfigurationError
+        There is none of that name. One that is there and broken is told in the log: receiving goes on without it.
+    """
+    from models.weights import missing_weights
+
+    for name in dict.fromkeys(name for rule in config.rule for name in rule.run):
+        meant = meaning(config, name)
+        if meant.unknown:
+            rules = ", ".join(f"'{rule.name}'" for rule in config.rule if name in rule.run)
+            raise ConfigurationError(f"rule {rules} runs '{name}': {meant.problem}")
+        if meant.problem or meant.idle:
+            log.error("model.not_run", name=name, why=meant.problem or meant.idle)
+        if meant.live is not None and missing_weights(meant.live.bundle, config.node.weights):
+            log.error("model.weights_missing", name=name, way_out=f"dicom-node model fetch {name}")

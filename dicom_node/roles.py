@@ -15,6 +15,7 @@ from dicom_node import log as logging
 from dicom_node.config import Config
 from dicom_node.errors import ConfigurationError
 from dicom_node.node import LeasedAssociations, build_executor, build_inference_worker, build_io_workers, build_server, open_node
+from dicom_node.work.device import name_of
 
 log = structlog.get_logger()
 
@@ -118,6 +119,8 @@ def io_worker(config: Config, ready: Ready = announce) -> None:
 def inference_worker(config: Config, device: str, ready: Ready = announce) -> None:
     """Run models on one device."""
     logging.configure(config.log.level, role=f"inference-{device}")
+    if device != "cpu":
+        log.info("device.found", device=device, name=name_of(device))
     with until_signal() as stop, open_node(config, f"inference-{device}") as node:
         executor = build_executor(config, device)
         worker = build_inference_worker(node, executor)

@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy import make_url
 
 from dicom_node import log as logging
+from dicom_node.checks import refuse_unknown_models
 from dicom_node.config import Config
 from dicom_node.errors import EXIT_USAGE, ConfigurationError
 from dicom_node.node import prepare
@@ -78,6 +79,7 @@ class Supervisor:
         with until_signal() as stop:
             if not self._prepare(stop):
                 return
+            refuse_unknown_models(self._config)
             for role in self._roles:
                 self._start(role)
             try:

@@ -37,29 +37,29 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a name means now. ``problem``: what has to be repaired; ``idle``: why nothing is run on purpose."""
+    """What a name means now. ``problem``: what has to be repaired; ``unknown``: there is nothing of that name at all; ``idle``: why nothing
+    is run on purpose."""
 
     name: str
     live: Chosen | None
     shadows: tuple[Chosen, ...] = ()
     problem: str = ""
     idle: str = ""
+    unknown: bool = False
 
 
-def resolve(config: Config, database: Database, name: str) -> Resolution:
-    """Find out what a name means now."""
+def resolve(config: Config, database: Database | None, name: str) -> Resolution:
+    """Find out what a name means now. Without an index (of a node that was never started) there are folders only."""
     folder, problem = _of_folder(config, name)
     name_of = folder.name if folder is not None else name  # a folder may be called otherwise than its bundle
-    with database.read() as connection:
-        known = releases.every(connection, name_of)
-        released = bool(known) and releases.was_ever_deployed(connection, name_of)
+    known, released = _releases(database, name_of) if database is not None else ([], False)
     shadows = tuple(chosen for each in known if each.state == releases.State.SHADOW and (chosen := _shadow(config, each)) is not None)
     if not released:
         if folder is None and shadows:
             return Resolution(name_of, None, shadows, idle=f"no release of {name_of} was deployed yet; {len(shadows)} look on")
         if folder is None and known:
-            problem = f"no release of {name_of} is deployed; {len(known)} wait: dicom-node release list {name_of}"
-        return Resolution(name_of, Chosen(folder) if folder is not None else None, shadows, problem if folder is None else "")
+            problem = f"no release of {name_of} was deployed yet; {len(known)} known: dicom-node release list {name_of}"
+        return Resolution(name_of, Chosen(folder) if folder is not None else None, shadows, problem, unknown=bool(problem) and not known)
     deployed = next((each for each in known if each.state == releases.State.DEPLOYED), None)
     if deployed is None:
         return Resolution(name_of, None, shadows, idle=f"no release of {name_of} is deployed any more")
@@ -92,6 +92,13 @@ def evaluation_line(connection: Connection, release_pk: int) -> str:
     """The evaluation by which a release was deployed, as its results carry it; empty for one that never was."""
     told = [event.detail.get("headline", "") for event in releases.events(connection, release_pk) if event.after == releases.State.DEPLOYED]
     return next((str(line) for line in reversed(told) if line), "")
+
+
+def _releases(database: Database, name: str) -> tuple[list[ReleaseRecord], bool]:
+    """All releases of a name, and whether one was ever deployed."""
+    with database.read() as connection:
+        known = releases.every(connection, name)
+        return known, bool(known) and releases.was_ever_deployed(connection, name)
 
 
 def _of_folder(config: Config, name: str) -> tuple[Bundle | None, str]:

@@ -74,8 +74,19 @@ class VolumeReader(ImageReader):
         }
 
 
-def described(volume: Volume) -> dict[str, str]:
-    """What transforms may ask about the values: how they are meant to be shown, and what made them."""
+def described(volume: Volume) -> dict[str, str | float]:
+    """What transforms may ask about the values: how they are meant to be shown (with the first window), and what made them."""
     header = volume.headers[0]
     keywords = {"photometric_interpretation": "PhotometricInterpretation", "modality": "Modality"}
-    return {name: str(header.get(keyword) or "") for name, keyword in keywords.items()}
+    found: dict[str, str | float] = {name: str(header.get(keyword) or "") for name, keyword in keywords.items()}
+    window = [_first(header.get(keyword)) for keyword in ("WindowCenter", "WindowWidth")]
+    if window[0] is not None and window[1] is not None:
+        found |= {"window_center": window[0], "window_width": window[1]}
+    return found
+
+
+def _first(value: Any) -> float | None:
+    try:
+        return float(value[0] if isinstance(value, Sequence) and not isinstance(value, str) else value)
+    except (TypeError, ValueError, IndexError):
+        return None

@@ -1,6 +1,6 @@
 """One TOML file, read once into frozen models. A wrong key or value is refused with its name, what stands there, and the way out.
 
-[node] [dimse] [dimse.tls] [web] [query] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [log]
+[node] [dimse] [dimse.tls] [web] [query] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [drift] [log]
 [[peer]]   Peer          [[rule]]   Rule          [[release_gate]]   ReleaseGate
 """
 
@@ -213,6 +213,22 @@ class ExecutorTable(Table):
         return values
 
 
+class DriftTable(Table):
+    """The input of released models, beside their training data: over the ``window`` newest runs, once there are ``minimum``.
+    ``limit``: from which distance (0 to 1) a feature has drifted; ``ignore``: features, with wildcards, that are not compared."""
+
+    window: Annotated[int, Field(ge=10, le=10_000)] = 100
+    minimum: Annotated[int, Field(ge=5)] = 20
+    limit: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    ignore: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _enough(self) -> DriftTable:
+        if self.minimum > self.window:
+            raise ValueError(f"minimum = {self.minimum} is more than window = {self.window}: nothing would ever be compared")
+        return self
+
+
 class JobsTable(Table):
     """Leases of the job queue."""
 
@@ -295,6 +311,7 @@ class Config(Table):
     commitment: CommitmentTable = CommitmentTable()
     retention: RetentionTable = RetentionTable()
     executor: ExecutorTable = ExecutorTable()
+    drift: DriftTable = DriftTable()
     jobs: JobsTable = JobsTable()
     log: LogTable = LogTable()
     peer: tuple[Peer, ...] = ()

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 
 from dicom_node.log import Repeated
 from dicom_node.node import Node, build_purger
+from dicom_node.releases.drift import Monitor
 from storage import associations, audit, commitments, completion, deletion, deliveries, header_json, integrity, runs
 from storage.completion import CompletionPolicy
 from storage.errors import IndexUnavailable
@@ -48,6 +49,7 @@ class Duties:
         self._headers_wait_since: float | None = None
         self._just_completed: deque[str] = deque()
         self._purger = build_purger(node)
+        self._monitor: Monitor | None = None
 
     def complete_studies(self) -> int:
         """Complete the studies that are quiet, and wake who routes them."""
@@ -141,6 +143,11 @@ class Duties:
         if free < 2 * self._node.config.archive.min_free:
             log.warning("disk.low", free_bytes=free, stops_at=self._node.config.archive.min_free)
 
+    def watch_drift(self) -> int:
+        """Hold what released models were given lately against what they were trained on."""
+        self._monitor = self._monitor or Monitor(self._node.config, self._node.database)
+        return len(self._monitor.look(self._node.clock()))
+
     def retain(self) -> int:
         """Delete, a few studies at a time, what the retention rules let go."""
         report = self._purger.batch(most=self._node.config.retention.batch)
@@ -205,6 +212,7 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
         (duties.scrub, 3600.0),
         (duties.forget_commitments, 3600.0),
         (duties.retain, 30.0),
+        (duties.watch_drift, 30.0),
     ]
     for duty, seconds in every:
         soon = datetime.now().astimezone() + timedelta(seconds=min(seconds, 0.2))

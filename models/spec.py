@@ -14,6 +14,7 @@ valid one. The keys are the fields below, table by table:
     [[measurement]]    MeasurementSpec
     [[classification]] ClassificationSpec
     [gate]             GateSpec          what an evaluation must show before the model is deployed
+    [drift]            DriftSpec         what of the input may be otherwise than in training
 """
 
 from __future__ import annotations
@@ -238,6 +239,13 @@ class GateSpec(Table):
         return self
 
 
+class DriftSpec(Table):
+    """``ignore``: numbers and words of fingerprint.json, with wildcards, whose drift does not matter to this model: ``intensity.*`` where
+    its preprocessing makes them alike."""
+
+    ignore: tuple[str, ...] = ()
+
+
 class DicomSpec(Table):
     """The whole of dicom.toml."""
 
@@ -251,6 +259,7 @@ class DicomSpec(Table):
     measurement: tuple[MeasurementSpec, ...] = ()
     classification: tuple[ClassificationSpec, ...] = ()
     gate: GateSpec | None = None
+    drift: DriftSpec = DriftSpec()
 
     @model_validator(mode="after")
     def _consistent(self) -> DicomSpec:

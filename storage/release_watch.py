@@ -115,6 +115,12 @@ def inputs(connection: Connection, release_pk: int, newest: int) -> tuple[int, l
     return (rows[0].pk if rows else 0), [dict(row.statistics) for row in rows]
 
 
+def inputs_since(connection: Connection, release_pk: int, pk: int) -> int:
+    """Count the inputs of a release that came after one."""
+    query = select(func.count()).select_from(drift_input).where(drift_input.c.release_pk == release_pk, drift_input.c.pk > pk)
+    return int(connection.scalar(query) or 0)
+
+
 def forget_inputs(connection: Connection, release_pk: int, keep: int) -> int:
     """Remove all but the newest of what the runs of a release were given."""
     of_release = drift_input.c.release_pk == release_pk

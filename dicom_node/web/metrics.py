@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from dicom_node.node import Node
+from storage import release_watch, releases
 from storage.metrics import IndexMetrics, collect
 from storage.retention_rules import DiskState
 
@@ -30,6 +31,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "dicom_node_quarantine_held": ("Quarantined instances that wait for a decision", ()),
     "dicom_node_header_backlog": ("Instances without their header JSON", ()),
     "dicom_node_pulling_stopped": ("1 while so little disk is free that nothing is pulled from peers, else 0", ()),
+    "dicom_node_release_flagged": ("1 while the deployed release of a model is flagged, else 0", ("model", "kind")),
     "dicom_node_disk_free_bytes": ("Free space of the archive's disk", ()),
 }
 
@@ -55,12 +57,19 @@ class _Figures(Collector):
             asking=[peer.name for peer in peers if peer.may_commit],
         )
         values["dicom_node_pulling_stopped"] = {(): float(self._node.disk_state() is not DiskState.OK)}
+        values["dicom_node_release_flagged"] = self._flags()
         values["dicom_node_disk_free_bytes"] = {(): float(self._node.archive.free_bytes())}
         for name, (text, labels) in METRICS.items():
             family = GaugeMetricFamily(name, text, labels=labels)
             for labelled, value in values[name].items():
                 family.add_metric(labelled, value)
             yield family
+
+    def _flags(self) -> dict[tuple[str, ...], float]:
+        with self._node.database.read() as connection:
+            deployed = [each.name for each in releases.every(connection) if each.state == releases.State.DEPLOYED]
+            raised = set(release_watch.flagged(connection))
+        return {(name, kind): float((name, kind) in raised) for name in deployed for kind in ("drift", "evaluation")}
 
 
 def _values(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import structlog
+
 from dicom_node.results.context import EncodedObject, Outcome, ResultContext
 from models.errors import GeometryRefused, InferenceFailed, ModelError, NotApplicable, OutOfMemory
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from models.findings import Prediction
     from models.predict import Predictor
     from models.volume import Volume
+
+log = structlog.get_logger()
 
 WARM_MODELS = 2  # kept loaded per device; the one that was used longest ago goes
 
@@ -180,8 +184,16 @@ class Runner:
 
 
 def _watched(request: Request, volume: Volume) -> Mapping[str, Any]:
-    """What the images of a run are like, where somebody watches over it."""
-    return {}
+    """What the images of a run are like, where its model has a fingerprint to compare them with. No run fails by it."""
+    from dicom_node.releases.drift import FINGERPRINT, describe
+
+    if not request.watch or not Path(request.bundle_root, FINGERPRINT).is_file():
+        return {}
+    try:
+        return describe(volume)
+    except Exception as error:  # noqa: BLE001  headers and pixels are anybody's; the result is there, and the numbers beside it are not worth it
+        log.warning("drift.undescribed", error=type(error).__name__)
+        return {}
 
 
 def _lacked_memory(error: BaseException | None) -> bool:

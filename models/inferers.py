@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,26 @@ class LocateThenSegment(Inferer):
         centre = round(float(np.float32(scale * (first + end) / 2)))
         size = round(float(np.float32((1 + 2 * self.margin) * scale * (end - first))))
         return slice(max(0, int(centre - size / 2)), min(length, int(centre + size / 2)))
+
+
+class AnomalyInferer(Inferer):
+    """How unlike its training images an image is to an autoencoder: one score, (1, 1).
+
+    Parameters
+    ----------
+    quantiles
+        Mean absolute errors of images that it was not trained on, from the least to the largest in equal steps. The
+        score is the share of them below the image's own: 0 to 1.
+    """
+
+    def __init__(self, quantiles: Sequence[float]) -> None:
+        self.quantiles = np.asarray(quantiles, dtype=np.float64)
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
+        drawn = network(inputs)
+        drawn = drawn[0] if isinstance(drawn, tuple | list) else drawn
+        error = float((drawn.float() - inputs).abs().mean())
+        return torch.tensor([[np.interp(error, self.quantiles, np.linspace(0, 1, len(self.quantiles)))]], dtype=torch.float32)
 
 
 def sample(volume: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,17 +71,6 @@ def _add_export(archive: Any) -> None:
     parser.set_defaults(run=_export)
 
 
-def _progress() -> Callable[[int, int], None] | None:
-    """A counter on a terminal; nothing in a pipe."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int) -> None:
-        sys.stderr.write(f"\r{done} of {total}" + ("\n" if done == total else ""))
-
-    return show
-
-
 def _report(arguments: argparse.Namespace, report: Any, sentence: str) -> None:
     if arguments.json:
         output.data(report)
@@ -100,7 +88,7 @@ def _import(arguments: argparse.Namespace) -> int:
         raise UsageError(f"there is no {', '.join(absent)}")
     prepare(config)
     with quiet_node(config) as node:
-        report = import_files(node.archive, arguments.paths, progress=_progress())
+        report = import_files(node.archive, arguments.paths, progress=output.counter())
         if arguments.run_rules:
             _route(node, report.study_uids)
     outcomes = ", ".join(f"{count} {name}" for name, count in sorted(report.outcomes.items())) or "nothing found"
@@ -133,7 +121,7 @@ def _export(arguments: argparse.Namespace) -> int:
             unknown = [uid for uid in arguments.study or () if index.study_record(connection, uid) is None]
         if unknown:
             raise CommandFailed(f"no study {', '.join(unknown)}")
-        report = export(node.archive, arguments.directory, uids, progress=_progress())
+        report = export(node.archive, arguments.directory, uids, progress=output.counter())
     _report(arguments, report, f"{report.instances} instances, {output.size(report.size)}, in {report.directory}")
     for uid, why in report.failed:
         output.note(f"not written: {uid}: {why}")
@@ -147,7 +135,7 @@ def _reindex(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     database = open_database(config.database_url, create=True)
     try:
-        report = reindex(config.archive_root, database, progress=_progress())
+        report = reindex(config.archive_root, database, progress=output.counter())
     finally:
         database.close()
     _report(
@@ -162,7 +150,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from storage.integrity import verify
 
     with quiet_node(configuration(arguments)) as node:
-        report = verify(node.archive, study_uid=arguments.study, read_data=not arguments.quick, progress=_progress())
+        report = verify(node.archive, study_uid=arguments.study, read_data=not arguments.quick, progress=output.counter())
     _report(
         arguments, report, f"{report.checked} instances, {output.size(report.size)}: {'all as received' if report.ok else 'NOT in order'}"
     )
@@ -194,7 +182,7 @@ def _backup(arguments: argparse.Namespace) -> int:
     from storage.backup import backup
 
     with quiet_node(configuration(arguments)) as node:
-        report = backup(node.archive, arguments.destination, link=arguments.link, progress=_progress())
+        report = backup(node.archive, arguments.destination, link=arguments.link, progress=output.counter())
     _report(arguments, report, f"{report.instances} instances, {output.size(report.size)}, in {report.destination}")
     for name in report.missing:
         output.note(f"the index names a file that is not there: {name}")
@@ -206,5 +194,5 @@ def _restore(arguments: argparse.Namespace) -> None:
 
     config = configuration(arguments)
     config.node.data_dir.mkdir(parents=True, exist_ok=True)
-    report = restore(arguments.source, config.archive_root, config.database_url, progress=_progress())
+    report = restore(arguments.source, config.archive_root, config.database_url, progress=output.counter())
     _report(arguments, report, f"restored {report.instances} instances, {output.size(report.size)}; next: dicom-node check")

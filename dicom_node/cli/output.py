@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,17 @@ def line(text: str = "") -> None:
 def note(text: str) -> None:
     """Say something beside the data: on standard error."""
     sys.stderr.write(text + "\n")
+
+
+def counter() -> Callable[[int, int], None] | None:
+    """Shows (done, all) on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        sys.stderr.write(f"\r{done} of {total}" + ("\n" if done == total else ""))
+
+    return show
 
 
 def data(value: Any) -> None:

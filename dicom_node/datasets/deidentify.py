@@ -89,21 +89,20 @@ class Deidentifier:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             _refuse_pixels(original)
-            cleaned = self._cleaned(original, self._subject(original))
+            cleaned = self._cleaned(original, subject_of(original))
             cleaned.PatientName = cleaned.PatientID = self.subject(original)
             self._declare(cleaned)
             _own_pixels(cleaned, original)
             _refuse_traces(original, cleaned, shifted=Option.SHIFT in self.options)
             return cleaned
 
-    def _subject(self, original: Dataset) -> str:
-        """Whose it is: the Patient ID with its issuer; without one, everything of the study is one subject's."""
-        patient = str(original.get("PatientID") or "").strip()
-        return f"{patient}\\{original.get('IssuerOfPatientID') or ''}" if patient else f"\\{original.get('StudyInstanceUID') or ''}"
-
     def subject(self, original: Dataset) -> str:
         """The pseudonym that stands as Patient ID."""
-        return self.pseudonyms.subject(self._subject(original))
+        return self.pseudonyms.subject(subject_of(original))
+
+    def tells(self, attribute: str) -> bool:
+        """Whether an attribute of an item (modality, view, scanner, sex, age, site) may stand in a manifest."""
+        return attribute in ("modality", "view", "scanner") or (attribute in ("sex", "age") and Option.PATIENT in self.options)
 
     def _cleaned(self, dataset: Dataset, subject: str) -> Dataset:
         result = Dataset()
@@ -176,6 +175,12 @@ class Deidentifier:
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.ImplementationClassUID = UID(_IMPLEMENTATION_CLASS_UID)
         dataset.file_meta = meta
+
+
+def subject_of(header: Dataset) -> str:
+    """What makes a subject: the Patient ID with its issuer; without one, everything of the study is one subject's."""
+    patient = str(header.get("PatientID") or "").strip()
+    return f"{patient}\\{header.get('IssuerOfPatientID') or ''}" if patient else f"\\{header.get('StudyInstanceUID') or ''}"
 
 
 def burned_in(dataset: Dataset) -> str:

@@ -32,6 +32,7 @@ COMMANDS = (
     "study",
     "job",
     "model",
+    "data",
     "release",
     "archive",
     "quarantine",

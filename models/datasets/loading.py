@@ -6,6 +6,7 @@ size of a pixel have an identity affine: there a pixel counts as a millimetre.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ import nibabel.loadsave
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
+from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import dcmread
 
 from models.datasets.protocol import Item
+from models.datasets.statistics import header_age, header_words
 from models.errors import ModelError
 from models.reader import Axes, described
 from models.volume import read_volume
@@ -44,10 +47,12 @@ class Sample:
     Parameters
     ----------
     image
-        float32, (channels, x, y[, z]), with an affine to RAS millimetres; ``meta`` carries modality and
-        photometric_interpretation where they are known.
+        float32, (channels, x, y[, z]), with an affine to RAS millimetres; ``meta`` carries photometric_interpretation,
+        modality and the other words of :mod:`models.datasets.statistics` where they are known, ``age`` in years, and
+        ``spacing_known``, False where a pixel counts as a millimetre because nobody knows better.
     mask
-        uint8, (1, x, y[, z]), on the same grid; None where there is none.
+        uint8, (1, x, y[, z]), on the same grid; None where there is none. ``meta["other_grid"]`` is True where its
+        file states another place than the image's.
     """
 
     image: MetaTensor
@@ -78,6 +83,7 @@ def load(item: Item, *, classes: int | None = None) -> Sample:
 def load_mask(path: Path, image: MetaTensor, classes: int | None = None) -> MetaTensor:
     """Read a label map on the grid of ``image``; raises ItemUnreadable where it is another one or no label map."""
     values = _tensor((path,), torch.float32)
+    own = values.affine
     if values.shape[1:] != image.shape[1:]:
         sizes = " against ".join("x".join(str(size) for size in each.shape[1:]) for each in (values, image))
         raise ItemUnreadable(str(path), f"the mask has another size than the image ({sizes})")
@@ -86,11 +92,35 @@ def load_mask(path: Path, image: MetaTensor, classes: int | None = None) -> Meta
     if not torch.isfinite(values).all() or (values != values.round()).any() or values.min() < 0:
         raise ItemUnreadable(str(path), "the mask has values that are no labels (negative, fractional or not finite)")
     if classes == 1 and set(torch.unique(values).tolist()) <= {0.0, 255.0}:
-        values = MetaTensor((values.as_tensor() > 0).float(), affine=image.affine)  # a picture's black and white
+        values = MetaTensor(
+            (values.as_tensor() > 0).float(), affine=own, meta={"spacing_known": values.meta["spacing_known"]}
+        )  # a picture's black and white
     highest = int(values.max())
     if highest > (255 if classes is None else classes):
         raise ItemUnreadable(str(path), f"the mask has the label {highest}; the labels end at {classes or 255}")
-    return MetaTensor(values.as_tensor().to(torch.uint8), affine=image.affine)
+    other = bool(values.meta["spacing_known"] and image.meta.get("spacing_known") and not _same_place(own, image.affine))
+    return MetaTensor(values.as_tensor().to(torch.uint8), affine=image.affine, meta={"other_grid": other})
+
+
+def _same_place(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two affines agree to a hundredth of a pixel in size and a tenth of a millimetre in place."""
+    return torch.allclose(first[:3, :3], second[:3, :3], atol=1e-2) and torch.allclose(first[:3, 3], second[:3, 3], atol=0.1)
+
+
+def mask_volumes(item: Item) -> dict[int, float]:
+    """Volume of each structure in an item's mask, by label value: ml, or cubic or square pixels where no size is known.
+
+    Raises
+    ------
+    ItemUnreadable
+        The item has no mask, or it cannot be read.
+    """
+    if item.mask is None:
+        raise ItemUnreadable(item.id, "it has no mask")
+    mask = _tensor((item.mask,), torch.float32)
+    labels, counts = torch.unique(mask.as_tensor(), return_counts=True)
+    size = abs(float(torch.linalg.det(mask.affine[:3, :3]))) / (1000.0 if mask.meta["spacing_known"] else 1.0)
+    return {int(label): int(count) * size for label, count in zip(labels, counts, strict=True) if label > 0}
 
 
 def _tensor(files: tuple[Path, ...], dtype: torch.dtype) -> MetaTensor:
@@ -104,10 +134,20 @@ def _tensor(files: tuple[Path, ...], dtype: torch.dtype) -> MetaTensor:
     except FileNotFoundError as error:
         raise ItemUnreadable(str(files[0]), "there is no such file") from error
     except Exception as error:  # readers are foreign code and raise anything
-        text = str(error) if isinstance(error, ModelError) else type(error).__name__
-        raise ItemUnreadable(str(files[0]), f"cannot be read ({text})") from error
+        raise ItemUnreadable(str(files[0]), f"cannot be read ({_why(error)})") from error
+    if array.size == 0:
+        raise ItemUnreadable(str(files[0]), "the image has no pixels")
     tensor = torch.as_tensor(np.ascontiguousarray(array)).to(dtype)
     return MetaTensor(tensor, affine=torch.as_tensor(affine, dtype=torch.float64), meta=dict(meta))
+
+
+def _why(error: Exception) -> str:
+    """A reason without the text of foreign errors, which may quote what is in the file."""
+    if isinstance(error, ModelError):
+        return str(error)
+    if isinstance(error, EOFError | zlib.error | ImageFileError) or "truncated" in str(error):
+        return "the file ends too early or is damaged"
+    return type(error).__name__
 
 
 def _reader(path: Path) -> Callable[[tuple[Path, ...]], Loaded]:
@@ -122,9 +162,11 @@ def _nifti(files: tuple[Path, ...]) -> Loaded:
     if not isinstance(image, SpatialImage):
         raise ItemUnreadable(str(files[0]), "it holds no image with an affine")
     array = np.asarray(image.dataobj)
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
     if array.ndim not in (2, 3):
         raise ItemUnreadable(str(files[0]), f"{array.ndim} axes; an image has two or three")
-    return array[None], np.asarray(image.affine), {}
+    return array[None], np.asarray(image.affine), {"spacing_known": True}
 
 
 def _picture(files: tuple[Path, ...]) -> Loaded:
@@ -133,14 +175,16 @@ def _picture(files: tuple[Path, ...]) -> Loaded:
         array = np.asarray(picture)
     channels = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     interpretation = "MONOCHROME2" if array.ndim == 2 else "RGB"
-    return channels.transpose(0, 2, 1), np.eye(4), {"photometric_interpretation": interpretation}
+    return channels.transpose(0, 2, 1), np.eye(4), {"photometric_interpretation": interpretation, "spacing_known": False}
 
 
 def _dicom(files: tuple[Path, ...]) -> Loaded:
     placed = len(files) > 1 or _has_place(files[0])
     volume = read_volume(list(files), dimensions=3 if placed else 2)
-    axes = Axes()
-    return axes.array(volume)[None], axes.affine(volume), described(volume)
+    axes, header = Axes(), volume.headers[0]
+    age = header_age(header)
+    meta: dict[str, Any] = {**described(volume), **header_words(header), "spacing_known": not volume.planar or volume.pixel is not None}
+    return axes.array(volume)[None], axes.affine(volume), meta if age is None else {**meta, "age": age}
 
 
 def _has_place(path: Path) -> bool:

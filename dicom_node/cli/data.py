@@ -1,0 +1,87 @@
+"""``data describe | clean | split``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dicom_node.cli import output
+from dicom_node.cli.common import command, group, with_json
+from dicom_node.errors import UsageError
+
+if TYPE_CHECKING:
+    from models.datasets.collection import Collection
+
+DATA_HELP = "data set: KIND:PATH?OPTION=VALUE&..., or a TOML file with a [data] table (README, 'Data sets')"
+
+
+def add(commands: Any) -> None:
+    data = group(commands, "data", "data sets: describe, clean, split by subject")
+    _add_split(data)
+
+
+def with_data(parser: argparse.ArgumentParser) -> None:
+    """The option that names a data set."""
+    parser.add_argument("--data", required=True, metavar="SPEC", help=DATA_HELP)
+
+
+def opened(arguments: argparse.Namespace) -> Collection:
+    """The data set that a command was called with; what its reader skipped is told on standard error."""
+    from models.datasets.source import open_dataset
+
+    dataset = open_dataset(arguments.data)
+    for each in dataset.skipped[:10]:
+        output.note(f"skipped {each.where}, {each.row}: {each.reason}")
+    if len(dataset.skipped) > 10:
+        output.note(f"skipped {len(dataset.skipped) - 10} more")
+    return dataset
+
+
+def _add_split(data: Any) -> None:
+    parser = command(
+        data,
+        "split",
+        "make training, validation and test parts by subject, and store them",
+        description="Make training, validation and test parts: by subject, stratified, seeded. The split is kept in a file\n"
+        "with the digest of the records, and is refused where a subject would be in two parts.",
+        example="dicom-node data split --data 'pairs:./lungs?classes=lung' --out lungs.split.json --stratify-by mask",
+    )
+    with_data(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the split is stored (JSON)")
+    parser.add_argument(
+        "--fractions", default="0.6,0.15,0.25", metavar="A,B,C", help="shares of train, validation and test (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed makes another split (default: %(default)s)")
+    parser.add_argument("--stratify-by", metavar="WHAT", help="label, mask, an attribute such as sex or site, or several with commas")
+    parser.add_argument("--stated", action="store_true", help="take the parts that the data set itself states")
+    with_json(parser)
+    parser.set_defaults(run=_split)
+
+
+def _split(arguments: argparse.Namespace) -> None:
+    from models.datasets.splits import PARTS, from_attributes, split, write_split
+
+    fractions = _fractions(arguments.fractions)
+    if arguments.stated and arguments.stratify_by:
+        raise UsageError("--stated takes the data set's own parts; nothing can be stratified then")
+    dataset = opened(arguments)
+    parts = from_attributes(dataset) if arguments.stated else split(dataset, fractions, arguments.seed, arguments.stratify_by)
+    made = {} if arguments.stated else {"seed": arguments.seed, "fractions": fractions, "stratify_by": arguments.stratify_by}
+    kept = write_split(arguments.out, dataset, parts, **made)
+    subjects = {part: len({item.subject for item in dataset if parts.get(item.id) == part}) for part in PARTS}
+    if arguments.json:
+        output.data({"file": arguments.out, "items": kept.counts, "subjects": subjects, "records": kept.records})
+        return
+    output.table(("part", "subjects", "items"), [(part, subjects[part], kept.counts[part]) for part in PARTS])
+    output.line(f"wrote {arguments.out}")
+
+
+def _fractions(text: str) -> dict[str, float]:
+    from models.datasets.splits import PARTS
+
+    try:
+        shares = [float(each) for each in text.split(",")]
+        return dict(zip(PARTS, shares, strict=True))
+    except ValueError as error:
+        raise UsageError(f"--fractions takes three numbers with commas, for train, validation and test; not '{text}'") from error

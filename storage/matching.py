@@ -216,7 +216,11 @@ def vr_of(keyword: str) -> str:
 
 def value_matches(wanted: Wanted, value: Any, vr: str = "LO", *, ignore_case: bool = False, multi: bool = True) -> bool:
     """Tell whether a stored value matches: the predicate beside :func:`clause`."""
-    terms = parse(wanted, vr)
+    return terms_match(parse(wanted, vr), value, ignore_case=ignore_case, multi=multi)
+
+
+def terms_match(terms: Sequence[Term], value: Any, *, ignore_case: bool = False, multi: bool = True) -> bool:
+    """Tell whether a stored value matches any of the terms of :func:`parse`, or there are none."""
     if not terms:
         return True
     parts = values_of(value)

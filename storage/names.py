@@ -108,7 +108,11 @@ def _break(folded: str) -> str:
 
 def name_matches(wanted: Wanted, value: Any, *, fuzzy: bool = False) -> bool:
     """Tell whether a person name (or one of several) is the wanted one: the predicate beside :func:`name_clause`."""
-    names = parse_wanted(wanted, fuzzy)
+    return names_match(parse_wanted(wanted, fuzzy), value)
+
+
+def names_match(names: Sequence[WantedName], value: Any) -> bool:
+    """Tell whether a person name (or one of several) is any of the names of :func:`parse_wanted`, or there are none."""
     return not names or any(_matches(name, fold_name(part)) for name in names for part in values_of(value))
 
 

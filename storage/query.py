@@ -11,7 +11,6 @@ match. Nothing here knows of DIMSE or HTTP.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -21,10 +20,10 @@ from storage.database import Database
 from storage.errors import StorageError
 from storage.matching import Wanted
 from storage.query_dates import PAIRS, combined, day_around, minutes
+from storage.query_pages import pages
 from storage.query_rows import Answer, RowReader, is_wanted
-from storage.query_sql import Condition, check_value, count_statement, match_statement
+from storage.query_sql import Condition, check_value, count_statement
 
-CHUNK = 256  # rows taken from the database at a time
 MAX_EXAMINED = 100_000  # rows whose header JSON is looked into for one query
 _ADJUSTED = {*PAIRS, *PAIRS.values()}
 _NOT_KEYS = frozenset({0x00080001, 0x00080005, 0x00080052, 0x00080053, 0x00080054})  # of the message, not of what it asks for
@@ -57,7 +56,7 @@ class Query:
     Attributes
     ----------
     fuzzy : match person names by their words, in any order
-    offset, limit : of the matches, newest study first; without a limit they come in no promised order
+    offset, limit : of the matches, newest study first
     timezone : "+0100": dates and times asked for, and answered, are of this offset from UTC; "" leaves them as received
     combined : a range of dates and one of times of the same event are one range of date-times (PS3.4 C.2.2.2.5)
     all_attributes : answer with every attribute that the index knows at this level and above
@@ -116,6 +115,16 @@ class Plan:
     def plain(self) -> bool:
         """Whether the rows of the statement are the answer."""
         return not self.checked and not self.header_levels and not self.query.timezone
+
+    @property
+    def rows_wanted(self) -> int | None:
+        """How many rows of the statement are read at most; None: as many as there are."""
+        return None if self.checked else self.query.limit
+
+    @property
+    def rows_skipped(self) -> int:
+        """How many rows of the statement are left out before the first."""
+        return 0 if self.checked else self.query.offset
 
 
 def plan(query: Query) -> Plan:
@@ -213,12 +222,14 @@ def _hidden(query: Query, selected: Mapping[int, Attribute], checked: Iterable[C
     return tuple(attribute for tag, attribute in needed.items() if tag not in selected)
 
 
-def stream(database: Database, plan: Plan, *, check: Callable[[], None] | None = None) -> Iterator[Answer]:
-    """Read the matches of one snapshot, a few rows at a time; closing the iterator ends the read.
+def stream(database: Database, plan: Plan, *, check: Callable[[], None] | None = None) -> Generator[Answer, None, None]:
+    """Read the matches, newest study first, a page at a time: up to FIRST_PAGE of them are those of one moment.
+
+    Nothing is held while an answer is out: neither a connection nor a snapshot (:mod:`storage.query_pages`).
 
     Parameters
     ----------
-    check : called between reads, also while nothing matches; what it raises ends the read
+    check : called now and then, also while nothing matches; what it raises ends the read
 
     Yields
     ------
@@ -231,31 +242,24 @@ def stream(database: Database, plan: Plan, *, check: Callable[[], None] | None =
         So many rows had to be looked into that the query has to be narrowed.
     """
     query = plan.query
-    with closing(_rows(database, plan, check)) as rows:
-        if plan.plain:
-            yield from map(tuple, rows)
-            return
-        reader = RowReader(plan)
-        answers: Iterator[Answer] = (answer for row in rows if (answer := reader.read(row)) is not None)
-        if plan.checked:
-            answers = islice(answers, query.offset, None if query.limit is None else query.offset + query.limit)
-        yield from answers
+    if plan.plain:
+        for rows in pages(database, plan, check):
+            yield from [row[:-1] for row in rows]
+        return
+    reader = RowReader(plan)
+    answers: Iterator[Answer] = (answer for row in _examined(database, plan, check) if (answer := reader.read(row)) is not None)
+    if plan.checked:
+        answers = islice(answers, query.offset, None if query.limit is None else query.offset + query.limit)
+    yield from answers
 
 
-def _rows(database: Database, plan: Plan, check: Callable[[], None] | None) -> Generator[Sequence[Any], None, None]:
+def _examined(database: Database, plan: Plan, check: Callable[[], None] | None) -> Iterator[Sequence[Any]]:
     seen = 0
-    with database.read() as connection:
-        statement = match_statement(plan, connection)
-        with closing(connection.execution_options(yield_per=CHUNK).execute(statement)) as result:
-            for rows in result.partitions():
-                if check is not None:
-                    check()
-                yield from rows
-                seen += len(rows)
-                if plan.checked and seen > MAX_EXAMINED:
-                    raise QueryError(
-                        f"more than {MAX_EXAMINED} headers would have to be looked into; ask for a date, a UID or a name as well"
-                    )
+    for rows in pages(database, plan, check):
+        yield from rows
+        seen += len(rows)
+        if plan.checked and seen > MAX_EXAMINED:
+            raise QueryError(f"more than {MAX_EXAMINED} headers would have to be looked into; ask for a date, a UID or a name as well")
 
 
 def count(database: Database, plan: Plan) -> int:

@@ -6,13 +6,13 @@ Values leave here as text with backslashes between several of them, as a number,
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from storage.attributes import TIMEZONE, Level, Source
 from storage.header_json import decode_header
-from storage.matching import parse, value_matches
-from storage.names import name_matches
+from storage.matching import Wanted, parse, terms_match
+from storage.names import names_match, parse_wanted
 from storage.query_dates import PAIRS, combined_matches, minutes, shift
 from storage.query_sql import Condition
 
@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 Row = Sequence[Any]
 Answer = tuple[str | int | None, ...]
+_Test = Callable[[Sequence[Any], Mapping[Level, Mapping[str, Any]]], bool]
 _NUMBERS = frozenset({"IS", "DS", "FL", "FD", "SL", "SS", "SV", "UL", "US", "UV"})
 
 
 class RowReader:
-    """Makes answers of the rows of a plan's statement: its columns, then the headers of `levels`, then `hidden` attributes."""
+    """Makes answers of the rows of a plan's statement: its columns, then the headers of `levels`, then `hidden` attributes.
+
+    What is asked for is read once, not for each row.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -34,7 +38,13 @@ class RowReader:
         self._at = {attribute.tag: at for at, attribute in enumerate(plan.selected)}
         first = self._width + len(self._headers)
         self._at |= {attribute.tag: first + at for at, attribute in enumerate(plan.hidden) if attribute.tag not in self._at}
-        self._keys = {key.tag: key for key in plan.query.keys}
+        keys = {key.tag: key for key in plan.query.keys}
+        self._tests = [self._test(condition, keys) for condition in plan.checked]
+        self._shown = [
+            (at, attribute.level, f"{attribute.tag:08X}", _item_keys(keys.get(attribute.tag)))
+            for at, attribute in enumerate(plan.selected)
+            if attribute.source is Source.HEADER
+        ]
         self._offset = minutes(plan.query.timezone)
 
     def read(self, row: Row) -> Answer | None:
@@ -43,25 +53,23 @@ class RowReader:
         if self._offset is not None:
             self._adjust(values, self._offset)
         headers = {level: decode_header(row[at]) if row[at] is not None else {} for level, at in self._headers.items()}
-        for condition in self._plan.checked:
-            if not self._holds(condition, values, headers):
-                return None
-        for at, attribute in enumerate(self._plan.selected):
-            if attribute.source is Source.HEADER:
-                element = headers[attribute.level].get(f"{attribute.tag:08X}", {})
-                key = self._keys.get(attribute.tag)
-                values[at] = element_text(element, key.items if key else ())
+        if not all(test(values, headers) for test in self._tests):
+            return None
+        for at, level, name, wanted in self._shown:
+            values[at] = element_text(headers[level].get(name, {}), wanted)
         return tuple(values[: self._width])
 
-    def _holds(self, condition: Condition, values: Sequence[Any], headers: Mapping[Level, Mapping[str, Any]]) -> bool:
-        attribute = condition.attribute
+    def _test(self, condition: Condition, keys: Mapping[int, Key]) -> _Test:
+        attribute, at = condition.attribute, self._at.get(condition.attribute.tag, -1)
         if attribute.source is Source.HEADER:
-            element = headers[attribute.level].get(f"{attribute.tag:08X}", {})
-            return element_matches(self._keys[attribute.tag], element, fuzzy=self._plan.query.fuzzy)
-        value = values[self._at[attribute.tag]]
+            matches = element_test(keys[attribute.tag], fuzzy=self._plan.query.fuzzy)
+            level, name = attribute.level, f"{attribute.tag:08X}"
+            return lambda values, headers: matches(headers[level].get(name, {}))
         if condition.span is not None:
-            return combined_matches(value, values[self._at[PAIRS[attribute.tag]]], *condition.span)
-        return value_matches(condition.value, value, attribute.vr, multi=attribute.multi)
+            (dates, times), time_at = condition.span, self._at[PAIRS[attribute.tag]]
+            return lambda values, headers: combined_matches(values[at], values[time_at], dates, times)
+        terms = parse(condition.value, attribute.vr)
+        return lambda values, headers: terms_match(terms, values[at], multi=attribute.multi)
 
     def _adjust(self, values: list[Any], wanted: int) -> None:
         zone = self._at.get(TIMEZONE)
@@ -75,23 +83,42 @@ class RowReader:
         values[zone] = self._plan.query.timezone
 
 
-def element_matches(key: Key, element: Mapping[str, Any], *, fuzzy: bool = False) -> bool:
-    """Tell whether an attribute, as DICOM JSON, matches; of a sequence any item, with all of its keys (PS3.4 C.2.2.2.6)."""
+def element_test(key: Key, *, fuzzy: bool = False) -> Callable[[Mapping[str, Any]], bool]:
+    """Make the predicate of a key over an attribute as DICOM JSON; of a sequence any item, with all of its keys (PS3.4 C.2.2.2.6)."""
     if key.items:
-        found = element.get("Value") or []
-        return all(not _asks(item) or any(_item_matches(item, stored, fuzzy) for stored in found) for item in key.items)
-    vr = element.get("vr") or key.vr
+        tests = [_item_test(item, fuzzy) for item in key.items if _asks(item)]
+        return lambda element: all(any(test(stored) for stored in element.get("Value") or []) for test in tests)
+    by_vr: dict[str, Callable[[Sequence[str]], bool]] = {}
+
+    def matches(element: Mapping[str, Any]) -> bool:
+        vr = element.get("vr") or key.vr
+        test = by_vr.get(vr)
+        if test is None:
+            test = by_vr[vr] = _values_test(key.value, vr, fuzzy)
+        return test(_texts(element))
+
+    return matches
+
+
+def _item_test(keys: Sequence[Key], fuzzy: bool) -> Callable[[Mapping[str, Any]], bool]:
+    tests = [(f"{key.tag:08X}", element_test(key, fuzzy=fuzzy)) for key in keys]
+    return lambda item: all(test(item.get(name, {})) for name, test in tests)
+
+
+def _values_test(wanted: Wanted, vr: str, fuzzy: bool) -> Callable[[Sequence[str]], bool]:
     if vr == "PN":
-        return name_matches(key.value, _texts(element), fuzzy=fuzzy)
-    values = _texts(element)
+        names = parse_wanted(wanted, fuzzy)
+        return lambda texts: names_match(names, texts)
+    terms = parse(wanted, vr)
     if vr in _NUMBERS:
-        terms = parse(key.value, vr)
-        return not terms or bool({_number(text) for text in values} & {_number(getattr(term, "text", "")) for term in terms})
-    return value_matches(key.value, values or None, vr)
+        numbers = {_number(getattr(term, "text", "")) for term in terms}
+        return lambda texts: not numbers or not numbers.isdisjoint(map(_number, texts))
+    return lambda texts: terms_match(terms, texts or None)
 
 
-def _item_matches(keys: Sequence[Key], item: Mapping[str, Any], fuzzy: bool) -> bool:
-    return all(element_matches(key, item.get(f"{key.tag:08X}", {}), fuzzy=fuzzy) for key in keys)
+def _item_keys(key: Key | None) -> tuple[Key, ...]:
+    """What is asked of the items of a sequence; nothing: all of it."""
+    return tuple(each for item in key.items for each in item) if key is not None else ()
 
 
 def _asks(keys: Sequence[Key]) -> bool:
@@ -103,11 +130,10 @@ def is_wanted(key: Key, vr: str) -> bool:
     return any(_asks(item) for item in key.items) if vr == "SQ" else bool(parse(key.value, vr))
 
 
-def element_text(element: Mapping[str, Any], items: Sequence[Sequence[Key]] = ()) -> str | int | None:
-    """The value of an attribute, from its DICOM JSON; of a sequence the items with what `items` asks of them, or whole."""
+def element_text(element: Mapping[str, Any], wanted: Sequence[Key] = ()) -> str | int | None:
+    """The value of an attribute, from its DICOM JSON; of a sequence the items with what is `wanted` of them, or whole."""
     if element.get("vr") == "SQ":
         found = element.get("Value") or []
-        wanted = [key for item in items for key in item]
         return json.dumps([_part(item, wanted) for item in found] if wanted else found, ensure_ascii=False, separators=(",", ":"))
     texts = _texts(element)
     return "\\".join(texts) if texts else None
@@ -118,7 +144,7 @@ def _part(item: Mapping[str, Any], keys: Sequence[Key]) -> dict[str, Any]:
     for key in sorted(keys, key=lambda each: each.tag):
         name = f"{key.tag:08X}"
         element = item.get(name, {"vr": key.vr})
-        nested = [each for below in key.items for each in below]
+        nested = _item_keys(key)
         if nested and element.get("vr") == "SQ":
             element = {**element, "Value": [_part(below, nested) for below in element.get("Value") or []]}
         part[name] = element

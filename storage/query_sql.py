@@ -75,16 +75,19 @@ class Condition:
     span: Any = None
 
 
-def match_statement(plan: Plan, connection: Connection) -> Select[Any]:
-    """Make the statement of a plan: its columns, the header JSON of `header_levels`, then its hidden attributes."""
-    builder = _Builder(plan, connection)
-    return builder.rows()
+def match_statement(plan: Plan, connection: Connection, *, limit: int, offset: int = 0, after: int | None = None) -> Select[Any]:
+    """Make the statement of one page of a plan: its columns, the header JSON of `header_levels`, its hidden attributes, the row's key.
+
+    Parameters
+    ----------
+    after : the key of the last row of the page before
+    """
+    return _Builder(plan, connection).rows(limit, offset, after)
 
 
 def count_statement(plan: Plan, connection: Connection) -> Select[Any]:
     """Make the statement that counts the matches."""
-    builder = _Builder(plan, connection)
-    return builder.matching(func.count())
+    return _Builder(plan, connection).matching(func.count())
 
 
 def check_value(attribute: Attribute, value: Wanted) -> None:
@@ -115,24 +118,22 @@ class _Builder:
         names = any(each.attribute.tag == PATIENT_NAME for each in plan.conditions)
         self._searches = names and self._sqlite and not _is_narrow(plan.conditions) and _can_search(connection)
 
-    def rows(self) -> Select[Any]:
+    def rows(self, limit: int, offset: int, after: int | None) -> Select[Any]:
         plan, level, key = self._plan, self._level, self._key
         attributes = (*plan.selected, *plan.hidden)
         headers = [_header(each) for each in plan.header_levels]
         values = [_value(each) for each in plan.selected] + headers + [_value(each) for each in plan.hidden]
         shown = _highest(level, attributes)
-        limit = None if plan.checked else plan.query.limit
-        offset = 0 if plan.checked else plan.query.offset
-        if plan.query.limit is None and not plan.query.offset:
-            return self.matching(*values, highest=shown)
         # First which entities, then what is told of them: otherwise all matches would be computed to sort them and drop most.
         newest = level in (Level.PATIENT, Level.STUDY)
         # An expression has no index of its order, so that of a condition is used; without one, the first of the order are soon found.
         by = func.abs(key) if any(each.attribute.tag in _INDEXED for each in plan.conditions) else key
         chosen = self.matching(key).order_by(by.desc() if newest else by)
-        page = chosen.limit(-1 if limit is None and self._sqlite else limit).offset(offset).subquery("page")
+        if after is not None:
+            chosen = chosen.where(by < after if newest else by > after)
+        page = chosen.limit(limit).offset(offset).subquery("page")
         source = _joined(level, shown).join(page, page.c.pk == key)
-        return select(*values).select_from(source).order_by(page.c.pk.desc() if newest else page.c.pk)
+        return select(*values, page.c.pk).select_from(source).order_by(page.c.pk.desc() if newest else page.c.pk)
 
     def matching(self, *values: ColumnElement[Any], highest: int = len(_LEVELS)) -> Select[Any]:
         """SELECT of `values` from what matches, joined with the levels above up to the depth `highest`."""

@@ -34,6 +34,7 @@ log = structlog.get_logger()
 
 PROCESSING_FAILURE = 0x0110
 UNRECOGNIZED_OPERATION = 0x0211
+_HEARD = 64  # messages that one look for a C-CANCEL takes in
 
 
 class AcceptedContext(NamedTuple):
@@ -145,10 +146,12 @@ class Acceptor:
         return b"".join(parts)
 
     def canceled(self, message: Message) -> bool:
-        """Whether a C-CANCEL of a request has come in; never waits for one. Other messages that come in between are protocol errors."""
-        while self.connection.has_input():
-            _, data = self.connection.read_command()
-            command = decode_command(data)
+        """Whether a C-CANCEL of a request has come in; never waits, not for the rest of one either. Other messages are protocol errors."""
+        for _ in range(_HEARD):
+            received = self.connection.poll_command()
+            if received is None:
+                break
+            command = decode_command(received[1])
             if command.field != C_CANCEL_RQ or command.has_data_set:
                 raise ProtocolError("a message before the response to the last one", REASON_UNEXPECTED_PDU)
             if command.message_id == message.command.message_id:

@@ -83,6 +83,8 @@ class Connection:
         self._view = memoryview(self._buffer)
         self._position = self._end = self._pdu_end = 0
         self._mid_message = False
+        self._command = b""
+        self._command_on = -1
         self._slow_since = 0.0
         self._interrupted = False
         self._quickack = _QUICKACK
@@ -163,10 +165,12 @@ class Connection:
 
     def has_input(self, seconds: float = 0.0) -> bool:
         """Whether something has come in that was not read yet; waits for it at most ``seconds``."""
-        if self._position < self._end:
-            return True
-        if self._tls and cast(ssl.SSLSocket, self.sock).pending():
-            return True
+        return self._position < self._end or self._pending_tls() or self._readable(seconds)
+
+    def _pending_tls(self) -> bool:
+        return self._tls and bool(cast(ssl.SSLSocket, self.sock).pending())
+
+    def _readable(self, seconds: float) -> bool:
         poller = select.poll()
         poller.register(self.sock, select.POLLIN)
         return bool(poller.poll(seconds * 1000))
@@ -178,27 +182,43 @@ class Connection:
         ------
         AssociationReleased, AssociationAborted, ConnectionLost, Timeout, ProtocolError
         """
-        view, buffer = self._view, self._buffer
-        parts, context = b"", -1
-        while True:
-            while self._position < self._pdu_end:
-                start, stop, context_id, control = self._pdv(buffer)
-                if not control & 1:
-                    if start == stop and context < 0:
-                        continue
-                    raise ProtocolError("data where a command was expected", REASON_UNEXPECTED_PDU)
-                if context < 0:
-                    context = context_id
-                elif context != context_id:
-                    raise ProtocolError("a command spread over two presentation contexts")
-                parts = parts + view[start:stop] if parts else bytes(view[start:stop])
-                if control & 2:
-                    self._mid_message = False
-                    return context, parts
-                if len(parts) > MAX_COMMAND:
-                    raise ProtocolError("command set too long")
-                self._mid_message = True
+        while (received := self._whole_command()) is None:
             self._next_pdu(wait=True)
+        return received
+
+    def poll_command(self) -> tuple[int, bytes] | None:
+        """Take the next command set where all of it has come in; never waits for the rest of one, which is kept for the next call.
+
+        Raises
+        ------
+        AssociationReleased, AssociationAborted, ConnectionLost, ProtocolError
+        """
+        while (received := self._whole_command()) is None:
+            if not self._next_pdu(wait=False, control=True) and not self._fill_now():
+                return None
+        return received
+
+    def _whole_command(self) -> tuple[int, bytes] | None:
+        """Read on in the PDU that is here; a command set that is not yet complete is kept."""
+        view, buffer = self._view, self._buffer
+        while self._position < self._pdu_end:
+            start, stop, context_id, control = self._pdv(buffer)
+            if not control & 1:
+                if start == stop and self._command_on < 0:
+                    continue
+                raise ProtocolError("data where a command was expected", REASON_UNEXPECTED_PDU)
+            if self._command_on < 0:
+                self._command_on = context_id
+            elif self._command_on != context_id:
+                raise ProtocolError("a command spread over two presentation contexts")
+            self._command = self._command + view[start:stop] if self._command else bytes(view[start:stop])
+            if control & 2:
+                whole, self._command, self._command_on, self._mid_message = self._command, b"", -1, False
+                return context_id, whole
+            if len(self._command) > MAX_COMMAND:
+                raise ProtocolError("command set too long")
+            self._mid_message = True
+        return None
 
     def read_data(self, context: int) -> tuple[list[memoryview], bool]:
         """Receive what there is of the current message's data set: views, and whether that was the last of it.
@@ -231,8 +251,11 @@ class Connection:
         self._position = stop
         return position + HEADER, stop, context_id, control
 
-    def _next_pdu(self, *, wait: bool) -> bool:
-        """Make the next P-DATA-TF PDU the current one; False where it is not yet here and we shall not wait."""
+    def _next_pdu(self, *, wait: bool, control: bool = False) -> bool:
+        """Make the next P-DATA-TF PDU the current one; False where it is not yet here and we shall not wait.
+
+        One of another type raises what it means, where it is waited for, or is here and ``control`` says so.
+        """
         while True:
             have, need = self._end - self._position, HEADER
             if have >= HEADER:
@@ -245,7 +268,7 @@ class Connection:
                         self._position += HEADER
                         self._pdu_end = self._position + length
                         return True
-                elif wait:
+                elif wait or (control and have >= HEADER + 4):
                     self._control_pdu(kind, length)
             if not wait:
                 return False
@@ -307,15 +330,32 @@ class Connection:
         finally:
             self._mid_message = False
 
+    def _fill_now(self) -> bool:
+        """Receive what has come in; False where there is nothing, or no room for it."""
+        end = self._make_room(HEADER + self.max_pdu)
+        if end == len(self._buffer) or (not self._pending_tls() and not self._readable(0.0)):
+            return False
+        try:
+            if self._tls:
+                self.sock.settimeout(0.0)
+            count = self.sock.recv_into(self._view[end:], 0, 0 if self._tls else socket.MSG_DONTWAIT)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+        except OSError as error:
+            raise ConnectionLost(f"connection lost: {error.strerror or type(error).__name__}") from error
+        finally:
+            if self._tls:
+                self.sock.settimeout(self._slice)
+        if not count:
+            raise ConnectionLost
+        self._end = end + count
+        self.received += count
+        return True
+
     def _fill(self, need: int) -> None:
         """Receive at least one byte behind what is there; ``need`` bytes from the current position must have room."""
-        position, end = self._position, self._end
-        if position == end:
-            position = end = 0
-        elif position + need > len(self._buffer):
-            self._view[: end - position] = self._view[position:end]
-            position, end = 0, end - position
-        self._position, self._end, self._pdu_end = position, end, position
+        end = self._make_room(need)
+        position = self._position
         inside = self._mid_message or end > position
         if inside and self._quickack is not None:
             with contextlib.suppress(OSError):
@@ -329,6 +369,17 @@ class Connection:
             self._slow_since = time.monotonic()
         elif time.monotonic() - self._slow_since > 2 * self.stall:
             raise Timeout("a PDU took too long to arrive", step="receive")
+
+    def _make_room(self, need: int) -> int:
+        """Move what is there to the front where ``need`` bytes would not fit behind it; return where it ends."""
+        position, end = self._position, self._end
+        if position == end:
+            position = end = 0
+        elif position + need > len(self._buffer):
+            self._view[: end - position] = self._view[position:end]
+            position, end = 0, end - position
+        self._position, self._end, self._pdu_end = position, end, position
+        return end
 
     def _receive(self, end: int, inside: bool) -> int:
         waited = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dicom_node.dimse.contexts import IMPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT_FIND
 from dicom_node.dimse.message import C_CANCEL_RQ, decode_command, encode_find_request, frame_command
 from storage import schema
 from storage.header_json import build_missing
-from tests.dimse import p_data, pdv, receive_pdu, request_pdu
+from tests.dimse import p_data, pdv, receive_pdu, request_pdu, until
 from tests.node import StepNode, bright_series, peer, running, send, settings
 
 PATIENT_FIND, STUDY_FIND = PatientRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelFind
@@ -227,20 +228,69 @@ def test_a_cancel_ends_it_between_two_matches(tmp_path: Path) -> None:
     count = 60_000
     with running(settings(tmp_path / "node", more=QUERIER + f"[query]\nmax_results = {count}\n")) as node:
         many(node, count)
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.settimeout(30)
-            sock.connect(("127.0.0.1", node.port))
-            sock.sendall(request_pdu([(STUDY_ROOT_FIND, [IMPLICIT_VR_LITTLE_ENDIAN])], calling_ae="QUERIER"))
-            assert receive_pdu(sock)[0] == pdu.ASSOCIATE_AC
-            identifier = b"\x08\x00\x52\x00\x06\x00\x00\x00STUDY \x08\x00\x30\x10\0\0\0\0\x20\x00\x0d\x00\0\0\0\0"
-            sock.sendall(frame_command(1, encode_find_request(7, STUDY_ROOT_FIND)) + p_data(pdv(1, 2, identifier)))
+        with slow_client(node) as sock:
+            sock.sendall(every_study(7))
             statuses = [status_of(sock)]
             sock.sendall(frame_command(1, cancel(7)))
             while statuses[-1] == 0xFF00:
                 statuses.append(status_of(sock))
             assert statuses[-1] == 0xFE00
             assert len(statuses) < count
+
+
+@pytest.mark.parametrize("cut", [3, 8, 40, -1], ids=["in the PDU's header", "in the PDV's", "in the command", "before its last byte"])
+def test_half_a_cancel_holds_nothing_up_and_counts_when_the_rest_is_here(cut: int, node: StepNode) -> None:
+    whole = frame_command(1, cancel(9))
+    with slow_client(node) as sock:
+        sock.sendall(every_study(7) + whole[:cut])
+        assert [status_of(sock) for _ in range(len(STUDIES) + 1)] == [0xFF00] * len(STUDIES) + [0]
+        sock.sendall(whole[cut:] + every_study(8))
+        assert [status_of(sock) for _ in range(len(STUDIES) + 1)] == [0xFF00] * len(STUDIES) + [0]
+
+
+def test_a_cancel_in_two_pdus_is_one(tmp_path: Path) -> None:
+    command = cancel(7)
+    with running(settings(tmp_path / "node", more=QUERIER + "[query]\nmax_results = 60000\n")) as node:
+        many(node, 60_000)
+        with slow_client(node) as sock:
+            sock.sendall(every_study(7) + p_data(pdv(1, 1, command[:20])))
+            statuses = [status_of(sock) for _ in range(100)]
+            sock.sendall(p_data(pdv(1, 3, command[20:])))
+            while statuses[-1] == 0xFF00:
+                statuses.append(status_of(sock))
+            assert statuses[-1] == 0xFE00
+
+
+def test_a_client_that_does_not_read_keeps_no_snapshot_of_the_index(tmp_path: Path) -> None:
+    with running(settings(tmp_path / "node", more=QUERIER + "[query]\nmax_results = 60000\n")) as node:
+        many(node, 60_000)
+        with slow_client(node) as sock:
+            sock.sendall(every_study(7))
+            assert status_of(sock) == 0xFF00
+            database = node.node.database
+            until(lambda: database._reader.pool.checkedout() == 0)  # type: ignore[attr-defined]
+            with closing(database.raw()) as raw:
+                until(lambda: raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
+            statuses = [status_of(sock) for _ in range(60_000)]
+            assert statuses == [0xFF00] * 59_999 + [0]
+
+
+def every_study(message_id: int) -> bytes:
+    """A request for all studies, with a description that is long."""
+    identifier = b"\x08\x00\x52\x00\x06\x00\x00\x00STUDY \x08\x00\x30\x10\0\0\0\0\x20\x00\x0d\x00\0\0\0\0"
+    return frame_command(1, encode_find_request(message_id, STUDY_ROOT_FIND)) + p_data(pdv(1, 2, identifier))
+
+
+@contextmanager
+def slow_client(node: StepNode) -> Iterator[socket.socket]:
+    """An association whose answers pile up at the node while nobody reads."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(30)
+        sock.connect(("127.0.0.1", node.port))
+        sock.sendall(request_pdu([(STUDY_ROOT_FIND, [IMPLICIT_VR_LITTLE_ENDIAN])], calling_ae="QUERIER"))
+        assert receive_pdu(sock)[0] == pdu.ASSOCIATE_AC
+        yield sock
 
 
 def cancel(message_id: int) -> bytes:

@@ -210,6 +210,7 @@ def test_a_client_that_goes_away_ends_the_move(node: StepNode, received: Receive
 
     received.answer = answer
     ae = AE("CLIENT")
+    ae.dimse_timeout = 1
     ae.add_requested_context(STUDY_MOVE)
     association = ae.associate("127.0.0.1", node.port, ae_title="NODE")
     asking = threading.Thread(

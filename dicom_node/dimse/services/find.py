@@ -1,4 +1,4 @@
-"""C-FIND (PS3.4 C.4.1): the index answers, matches are sent while they are read, and a C-CANCEL ends it between two of them."""
+"""C-FIND (PS3.4 C.4.1): the index answers page by page, and a C-CANCEL ends it between matches, or while SQLite looks for them."""
 
 from __future__ import annotations
 
@@ -104,11 +104,16 @@ class FindService:
         context_id, limit = message.context.id, association.context.max_pdu
         status = PENDING_WITHOUT_SOME_KEYS if planned.unsupported else PENDING
         head = frame_command_split(context_id, encode_response(message.command, status, has_data_set=True), limit)
-        rows = stream(self._database, planned, check=lambda: _raise_if(association.canceled(message)))
+
+        def look() -> None:
+            if association.canceled(message):
+                raise _Canceled
+
+        rows = stream(self._database, planned, check=look)
         sent = 0
         try:
             for group in _groups(itertools.islice(rows, self._max_results)):
-                _raise_if(association.canceled(message))
+                look()
                 association.connection.send(b"".join([head + frame_data_set(context_id, encoder.encode(row), limit) for row in group]))
                 sent += len(group)
             if sent == self._max_results and next(rows, None) is not None:
@@ -116,17 +121,12 @@ class FindService:
         except _Canceled:
             return CANCELED, ""
         finally:
-            rows.close()  # type: ignore[attr-defined]
+            rows.close()
         return SUCCESS, ""
 
 
 class _Canceled(Exception):
     """A C-CANCEL has come in."""
-
-
-def _raise_if(canceled: bool) -> None:
-    if canceled:
-        raise _Canceled
 
 
 def _groups(rows: Iterator[Sequence[object]]) -> Iterator[list[Sequence[object]]]:

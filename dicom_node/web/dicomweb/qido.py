@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Final
 
 from starlette.requests import Request
@@ -50,7 +50,7 @@ def _answer(node: Node, asked: Search, media_type: str, service: str) -> Respons
     try:
         first = list(itertools.islice(rows, min(limit, KNOWN_AT_ONCE) + 1))
     except BaseException as error:
-        rows.close()  # type: ignore[attr-defined]
+        rows.close()
         if isinstance(error, QueryError):
             raise BadRequest(str(error)) from None
         raise
@@ -63,7 +63,7 @@ def _answer(node: Node, asked: Search, media_type: str, service: str) -> Respons
     if more:
         warnings.append(MORE)
     if not first or limit == 0:
-        rows.close()  # type: ignore[attr-defined]
+        rows.close()
         return _nothing(_headers(warnings, service))
     write = row_writer(planned.columns, _retrieve_url(planned, asked.level, service))
     pieces = _pieces(first, rows, limit, write)
@@ -83,7 +83,7 @@ def _is_there(node: Node, asked: Search, position: int) -> bool:
     try:
         return next(rows, None) is not None
     finally:
-        rows.close()  # type: ignore[attr-defined]
+        rows.close()
 
 
 def _warnings(asked: Search, planned: Plan) -> list[str]:
@@ -105,7 +105,7 @@ def _nothing(headers: Sequence[tuple[str, str]]) -> Response:
     return Response(status_code=204, headers={**HEADERS, **dict(headers)})
 
 
-def _pieces(first: Sequence[Row], rest: Iterator[Row], limit: int, write: Callable[[Row], str]) -> Iterator[Piece]:
+def _pieces(first: Sequence[Row], rest: Generator[Row, None, None], limit: int, write: Callable[[Row], str]) -> Iterator[Piece]:
     """The array, some hundred objects at a time. The read ends with the iterator, also where the client has gone."""
     try:
         rows = itertools.islice(itertools.chain(first, rest), limit)
@@ -118,7 +118,7 @@ def _pieces(first: Sequence[Row], rest: Iterator[Row], limit: int, write: Callab
             head = ","
         yield [b"]"]
     finally:
-        rest.close()  # type: ignore[attr-defined]
+        rest.close()
 
 
 def _retrieve_url(planned: Plan, level: Level, service: str) -> Callable[[Row], str]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.cli import output
-from dicom_node.cli.common import command, group, with_json
+from dicom_node.cli import data_export, output
+from dicom_node.cli.common import command, configuration, group, quiet_node, with_json
 from dicom_node.errors import UsageError
 
 if TYPE_CHECKING:
     from models.datasets.collection import Collection
 
+ARCHIVE = "archive:"
 DATA_HELP = "data set: KIND:PATH?OPTION=VALUE&..., or a TOML file with a [data] table (README, 'Data sets')"
 
 
 def add(commands: Any) -> None:
     data = group(commands, "data", "data sets: describe, clean, split by subject")
     _add_split(data)
+    data_export.add(data)
 
 
 def with_data(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +34,26 @@ def opened(arguments: argparse.Namespace) -> Collection:
     """The data set that a command was called with; what its reader skipped is told on standard error."""
     from models.datasets.source import open_dataset
 
-    dataset = open_dataset(arguments.data)
+    if arguments.data.startswith(ARCHIVE):
+        dataset = _of_archive(arguments)
+    else:
+        dataset = open_dataset(arguments.data)
     for each in dataset.skipped[:10]:
         output.note(f"skipped {each.where}, {each.row}: {each.reason}")
     if len(dataset.skipped) > 10:
         output.note(f"skipped {len(dataset.skipped) - 10} more")
     return dataset
+
+
+def _of_archive(arguments: argparse.Namespace) -> Collection:
+    """Images of the node's own archive, copied for as long as the command runs."""
+    from dicom_node.datasets.archive import collected, parse_question
+
+    question = parse_question(arguments.data.removeprefix(ARCHIVE).lstrip("?"))
+    folder = tempfile.TemporaryDirectory(prefix="dicom-node-data-")
+    atexit.register(folder.cleanup)
+    with quiet_node(configuration(arguments)) as node:
+        return collected(node.archive, question, Path(folder.name), progress=output.counter())
 
 
 def _add_split(data: Any) -> None:

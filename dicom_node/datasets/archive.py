@@ -21,6 +21,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from dicom_node.datasets.deidentify import MAX_BYTES, OLDEST, Deidentifier, Pseudonyms, burned_in, subject_of, write
 from dicom_node.datasets.labels import SEG_CLASSES, SR_CLASSES, Segments, label_map, read_segments, report_labels
 from dicom_node.errors import UsageError
+from models.datasets.collection import Collection, collect
 from models.datasets.protocol import Item, Skipped, Task
 from models.errors import GeometryRefused
 from models.pixels import refuse_inflation
@@ -252,6 +253,20 @@ class ArchiveDataSet:
             shutil.rmtree(folder)  # an item is there whole or not at all
             raise
         return tuple(files)
+
+
+def collected(archive: Archive, question: Question, folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Collection:
+    """What a question finds, as a data set in memory whose files lie below ``folder``; subjects are the same each time it is asked.
+
+    Raises
+    ------
+    DataSetRefused
+        Nothing usable was found.
+    UsageError
+    """
+    names = Pseudonyms(archive.check_id().encode())
+    found = ArchiveDataSet(archive, question, folder, pseudonyms=names, progress=progress)
+    return collect(found.name, found.task, found.classes, found, found.skipped, "archive")
 
 
 def find(archive: Archive, question: Question, skip: Callable[[str, str], None]) -> Iterator[Found]:

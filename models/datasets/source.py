@@ -2,6 +2,8 @@
 
     pairs:DIR?images=...&masks=...&image_suffix=...&mask_suffix=...&classes=a,b&name=REGEX
     images:DIR?images=...&image_suffix=...&name=REGEX
+    table:FILE.csv?images=...&image=...&labels=...&subject=...&mask=...&age=...&sex=...&view=...&site=...&separator=...&classes=...
+    voc:DIR?classes=...&set=train&annotations=...&images=...&clip=true
     manifest:FILE.jsonl
     FILE.toml                     [data]  kind = "pairs", path = "...", and the same options
 
@@ -15,12 +17,14 @@ import tomllib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 from urllib.parse import unquote
 
 from models.datasets.collection import Collection, DataSetRefused
 from models.datasets.manifest import read_manifest
 from models.datasets.pairs import Pairs, read_pairs
+from models.datasets.table import ATTRIBUTES, Columns, Uncertain, read_table
+from models.datasets.voc import read_voc
 
 Options = Mapping[str, str]
 
@@ -99,8 +103,49 @@ def _layout(options: Options, *, labelled: bool) -> Pairs:
     )
 
 
+def _table_of_images(path: Path, options: Options) -> Collection:
+    columns = Columns(
+        images=options.get("images", ""),
+        image=options.get("image", ""),
+        labels=words(options.get("labels")),
+        subject=options.get("subject", ""),
+        mask=options.get("mask", ""),
+        attributes={name: options[name] for name in ATTRIBUTES if name in options},
+        separator=options.get("separator", "|") or "|",
+        classes=words(options.get("classes")),
+        uncertain=uncertain(options, path),
+    )
+    return read_table(path, columns, name=options.get("title", ""))
+
+
+def uncertain(options: Options, path: Path) -> Uncertain:
+    """What is said of uncertain labels."""
+    said = options.get("uncertain", "ignore")
+    for each in get_args(Uncertain):
+        if said == each:
+            return cast(Uncertain, each)
+    raise DataSetRefused(path, f"uncertain is {', '.join(get_args(Uncertain))}; not '{said}'")
+
+
+def _voc(path: Path, options: Options) -> Collection:
+    return read_voc(
+        path,
+        classes=words(options.get("classes")),
+        only=options.get("set", ""),
+        annotations=options.get("annotations", "Annotations"),
+        images=options.get("images", "JPEGImages"),
+        clip=options.get("clip", "false").lower() in ("true", "yes", "1"),
+        name=options.get("title", ""),
+    )
+
+
 READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Path, Options], Collection]]] = {
     "pairs": (("images", "masks", "image_suffix", "mask_suffix", "classes", "name", "title"), _pairs),
     "images": (("images", "image_suffix", "name", "title"), _images),
+    "table": (
+        ("images", "image", "labels", "subject", "mask", *ATTRIBUTES, "separator", "classes", "uncertain", "title"),
+        _table_of_images,
+    ),
+    "voc": (("classes", "set", "annotations", "images", "clip", "title"), _voc),
     "manifest": ((), lambda path, options: read_manifest(path)),
 }

@@ -120,6 +120,19 @@ def test_identifiers_that_are_none(wanted: Dataset, node: StepNode) -> None:
     assert move(node.port, wanted, "DESTINATION").status.Status == 0xA900
 
 
+def test_patients_of_one_id_are_told_apart_by_its_issuer(node: StepNode) -> None:
+    session = node.node.archive.session(Source(None, "TEST", "NODE", "127.0.0.1", "received"))
+    for study, issuer in (("1.2.3", "HERE"), ("1.2.4", "THERE")):
+        writer = session.begin(sop_class_uid=CT, sop_instance_uid=f"{study}.1", transfer_syntax_uid=EXPLICIT)
+        writer.write([data_set(f"{study}.1", 500, study, PatientID="P", IssuerOfPatientID=issuer)])
+        assert writer.commit().outcome.name == "STORED"
+    session.close()
+    _, both = get(node.port, keys("PATIENT", PatientID="P"), TAKEN, model=PATIENT_GET)
+    assert sorted(both.instances) == ["1.2.3.1", "1.2.4.1"]
+    _, one = get(node.port, keys("PATIENT", PatientID="P", IssuerOfPatientID="THERE"), TAKEN, model=PATIENT_GET)
+    assert sorted(one.instances) == ["1.2.4.1"]
+
+
 def test_who_may_not_and_where_to_nobody_may(node: StepNode) -> None:
     fill(node, 1)
     wanted = keys("STUDY", StudyInstanceUID="1.2.3")

@@ -17,6 +17,7 @@ MAX_IDENTIFIER: Final = 4 << 20
 
 _KEYWORDS: Final = {"PATIENT": "PatientID", "STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _TAGS: Final = {"PATIENT": 0x00100020, "STUDY": 0x0020000D, "SERIES": 0x0020000E, "IMAGE": 0x00080018}
+_ISSUER: Final = 0x00100021
 _LEVEL: Final = 0x00080052
 _CHARACTER_SET: Final = 0x00080005
 _MOST: Final = 512  # elements
@@ -27,7 +28,7 @@ def read_keys(identifier: bytes, transfer_syntax: str, sop_class_uid: str) -> Un
     """Read which instances are meant.
 
     Unique keys of the levels above that of the retrieve narrow it where they are given; they may be left out, as a UID needs no other
-    key to be unique (PS3.4 C.4.2.2.2, relational retrieve).
+    key to be unique (PS3.4 C.4.2.2.2, relational retrieve). Issuer of Patient ID tells apart patients whose ID is the same.
 
     Raises
     ------
@@ -52,7 +53,10 @@ def read_keys(identifier: bytes, transfer_syntax: str, sop_class_uid: str) -> Un
     patient = values["PATIENT"] if "PATIENT" in levels else ()
     if len(patient) > 1 or (level == "PATIENT" and any(c in patient[0] for c in "*?")):
         raise IdentifierRefused("PatientID has to be a single value")
-    return UniqueKeys(patient[0] if patient else "", values["STUDY"], values["SERIES"], values["IMAGE"])
+    issuer = _values(elements, _ISSUER) if patient else ()
+    if len(issuer) > 1:
+        raise IdentifierRefused("IssuerOfPatientID has to be a single value")
+    return UniqueKeys("".join(patient), "".join(issuer), values["STUDY"], values["SERIES"], values["IMAGE"])
 
 
 def _values(elements: list[Element], tag: int) -> tuple[str, ...]:

@@ -36,11 +36,11 @@ class CentreNet(torch.nn.Module):
         self.classes, self.scale = classes, scale
         narrow, wide = features[0] // 2, features[0]
         self.stem = torch.nn.Sequential(
-            Convolution(2, in_channels, narrow, strides=2, act="SILU", norm="BATCH", adn_ordering="NA"),
-            Convolution(2, narrow, wide, strides=2, act="SILU", norm="BATCH", adn_ordering="NA"),
+            Convolution(2, in_channels, narrow, strides=2, act="LEAKYRELU", norm="BATCH", adn_ordering="NA"),
+            Convolution(2, narrow, wide, strides=2, act="LEAKYRELU", norm="BATCH", adn_ordering="NA"),
         )
         norm = ("batch", {"affine": True})
-        self.body = BasicUNet(2, wide, features[-1], features=tuple(features), act="SILU", norm=norm)
+        self.body = BasicUNet(2, wide, features[-1], features=tuple(features), act="LEAKYRELU", norm=norm)
         self.centres = _head(features[-1], classes)
         self.sides = _head(features[-1], 4)
         last = self.centres[-1]
@@ -56,7 +56,7 @@ class CentreNet(torch.nn.Module):
 
 def _head(channels: int, out: int) -> torch.nn.Sequential:
     return torch.nn.Sequential(
-        Convolution(2, channels, channels, act="SILU", norm="BATCH", adn_ordering="NA"), torch.nn.Conv2d(channels, out, kernel_size=1)
+        Convolution(2, channels, channels, act="LEAKYRELU", norm="BATCH", adn_ordering="NA"), torch.nn.Conv2d(channels, out, kernel_size=1)
     )
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.cli import output
+from dicom_node.cli import model_train, output
 from dicom_node.cli.common import command, group, with_json
 from dicom_node.config import Config, find_file, load
 from dicom_node.errors import EXIT_FAILED, EXIT_OK, CommandFailed
@@ -46,6 +46,7 @@ def add(commands: Any) -> None:
     run.add_argument("--device", default="cpu", help="cpu or cuda:N")
     with_json(run)
     run.set_defaults(run=_run)
+    model_train.add(models)
 
 
 def _configuration(arguments: argparse.Namespace) -> Config:

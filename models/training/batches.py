@@ -99,6 +99,7 @@ def loader(augmented: Augmented, batch: int, workers: int) -> tuple[DataLoader[A
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
+        generator=torch.Generator(),  # it draws a seed of its own now and then, which must not move the network's
         worker_init_fn=_one_thread,
     )
     return made, sampler

@@ -16,6 +16,8 @@ from models.volume import Volume
 SEG_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
 SR_CLASSES = frozenset(f"1.2.840.10008.5.1.4.1.1.88.{number}" for number in (11, 22, 33, 34, 35))
 _TRUE = frozenset({("121053", "DCM"), ("10828004", "SCT"), ("373066001", "SCT"), ("R-0038D", "SRT")})
+#: Finding, finding category: what a group is about, and not what it says of it.
+_WHAT = frozenset({"121071", "276214006"})
 _FALSE = frozenset({("121054", "DCM"), ("260385009", "SCT"), ("373067005", "SCT"), ("R-00339", "SRT")})
 
 
@@ -113,6 +115,8 @@ def report_labels(content: bytes) -> tuple[frozenset[str], Mapping[str, float]]:
     """
     try:
         report = dcmread(BytesIO(content))
+        if report.SOPClassUID not in SR_CLASSES:
+            raise TypeError("another kind of object")
         images = frozenset(_evidence(report))
         labels: dict[str, float] = {}
         for group in _groups(report):
@@ -146,6 +150,8 @@ def _group_labels(group: Dataset) -> Iterator[tuple[str, float]]:
     tracking = "".join(str(item.get("TextValue") or "") for item in _children(group, "112039"))
     for item in group.get("ContentSequence") or []:
         if item.get("RelationshipType") != "CONTAINS" or not item.get("ConceptNameCodeSequence"):
+            continue
+        if item.ConceptNameCodeSequence[0].get("CodeValue") in _WHAT:
             continue
         concept = str(item.ConceptNameCodeSequence[0].get("CodeMeaning") or "")
         name = f"{tracking}: {concept}" if segmented and tracking else concept

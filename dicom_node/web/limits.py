@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import h11
+from h11._readers import ContentLengthReader
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -60,15 +61,13 @@ async def body(request: Request, limits: BodyLimits) -> AsyncIterator[bytes]:
     ClientDisconnect
         It broke off.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limits.size:
-        raise TooLarge(f"a request may have {limits.size} bytes; this one announces more")
+    announced_length(request, limits)
     inflate = _decoder(request.headers.get("content-encoding", ""))
     got = came = 0
     until = time.monotonic() + limits.stall
     progressed = 0
     while True:
-        message = await _next(request, until)
+        message = await next_message(request, until)
         raw: bytes = message.get("body", b"")
         came += len(raw)
         if came - progressed >= LEAST_PROGRESS:
@@ -85,7 +84,18 @@ async def body(request: Request, limits: BodyLimits) -> AsyncIterator[bytes]:
         inflate.close()
 
 
-async def _next(request: Request, until: float) -> dict[str, Any]:
+def announced_length(request: Request, limits: BodyLimits) -> int | None:
+    """What Content-Length says, None where there is none; raises TooLarge."""
+    announced = request.headers.get("content-length", "")
+    if not announced.isdigit():
+        return None
+    if int(announced) > limits.size:
+        raise TooLarge(f"a request may have {limits.size} bytes; this one announces more")
+    return int(announced)
+
+
+async def next_message(request: Request, until: float) -> dict[str, Any]:
+    """What the server has of the body; raises SlowClient at `until`, or ClientDisconnect."""
     try:
         message = await asyncio.wait_for(request.receive(), max(until - time.monotonic(), 0.01))
     except TimeoutError:
@@ -101,7 +111,7 @@ async def drain(request: Request) -> None:
     taken, until = 0, time.monotonic() + DRAIN_SECONDS
     try:
         while taken < DRAIN_BYTES and not getattr(request.state, "body_has_ended", False):
-            message = await _next(request, until)
+            message = await next_message(request, until)
             taken += len(message.get("body", b""))
     except (SlowClient, ClientDisconnect):
         return
@@ -143,9 +153,19 @@ class Inflater:
 
 
 class Connection(h11.Connection):
-    """One that remembers which status its client's mistake deserves."""
+    """One that remembers which status its client's mistake deserves, and can be told of bytes of a body that it did not see."""
 
     mistake = 400
+
+    @property
+    def body_left(self) -> int:
+        """Bytes of the request's body that are still to come, as Content-Length says."""
+        return self._reader._remaining if isinstance(self._reader, ContentLengthReader) else 0
+
+    @body_left.setter
+    def body_left(self, count: int) -> None:
+        assert isinstance(self._reader, ContentLengthReader)
+        self._reader._remaining = count
 
     def next_event(self) -> Any:
         try:

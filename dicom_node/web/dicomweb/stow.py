@@ -1,7 +1,7 @@
 """STOW-RS (PS3.18 10.5): instances in, each with an answer of its own, durable before it is given.
 
-A request is an association row of its own, so a study that is being sent this way is not complete before the request has ended. The event
-loop takes the body and hands it to the request's thread piece by piece; at most `Pipe.CAPACITY` bytes wait between the two.
+A request is an association row of its own, so a study that is being sent this way is not complete before the request has ended. Its thread
+reads the body from the socket; one without a length, or compressed, comes through the event loop, and at most `Pipe.CAPACITY` of it wait.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Final
@@ -28,11 +28,12 @@ from dicom_node.node import LeasedAssociations, Node
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb import stow_answer
 from dicom_node.web.dicomweb.accept import Offer, accepted, choose
-from dicom_node.web.dicomweb.errors import HEADERS, RETRY_AFTER, BadRequest, Busy, Unsupported, WebError
+from dicom_node.web.dicomweb.errors import HEADERS, RETRY_AFTER, BadRequest, Busy, SlowClient, Unsupported, WebError
 from dicom_node.web.dicomweb.multipart_reader import MultipartError, checked_boundary, parse_media_type
 from dicom_node.web.dicomweb.resources import PREFIX, resource_of, service_url
 from dicom_node.web.dicomweb.stow_answer import DICOM_JSON, DICOM_XML, JSON, Stored
 from dicom_node.web.dicomweb.upload import DICOM, IN_FLIGHT, Policy, Upload
+from dicom_node.web.intake import taken
 from dicom_node.web.limits import BodyLimits, body, drain
 from storage import associations, audit
 from storage.archive import IngestSession, Source
@@ -122,8 +123,9 @@ class Uploads:
             results = await self._receive(request, study, reading)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
-        except WebError:
-            await drain(request)
+        except WebError as error:
+            if not isinstance(error, SlowClient):  # which sends nothing that could be drained
+                await drain(request)
             raise
         finally:
             self._busy -= 1
@@ -136,10 +138,19 @@ class Uploads:
         return Response(content, status_code=status, headers=headers)
 
     async def _receive(self, request: Request, study: str, reading: Reading) -> list[Stored]:
-        pipe = Pipe()
         address = request.client.host if request.client else ""
         task = Task(self, principal_of(request).name, address, study)
-        work = asyncio.get_running_loop().run_in_executor(self._readers, task.run, lambda upload: reading(upload, pipe), self._commits)
+        taken_over = await taken(request, self.limits)
+        if taken_over is not None:
+            work = self._begin(task, reading, taken_over)
+            try:
+                return await asyncio.shield(work)
+            finally:
+                taken_over.stop()
+                await asyncio.wait((work,))
+                taken_over.give_back()
+        pipe = Pipe()
+        work = self._begin(task, reading, pipe)
         pump = asyncio.ensure_future(_pump(request, self.limits, pipe))
         try:
             return await asyncio.shield(work)
@@ -149,8 +160,13 @@ class Uploads:
             await asyncio.wait((pump,))
             await asyncio.wait((work,))
 
+    def _begin(self, task: Task, reading: Reading, pieces: Iterable[bytes]) -> asyncio.Future[list[Stored]]:
+        """Let the request's thread read and store."""
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._readers, task.run, lambda upload: reading(upload, pieces), self._commits)
 
-Reading = Callable[[Upload, Pipe], list[Stored]]
+
+Reading = Callable[[Upload, Iterable[bytes]], list[Stored]]
 
 
 def _reading(content_type: str) -> Reading:
@@ -158,14 +174,14 @@ def _reading(content_type: str) -> Reading:
     try:
         kind, parameters = parse_media_type(content_type)
         if kind == DICOM:
-            return lambda upload, pipe: upload.run_single(pipe)
+            return lambda upload, pieces: upload.run_single(pieces)
         if kind != "multipart/related" or parameters.get("type", DICOM).lower() != DICOM:
             raise Unsupported(f'instances are taken as multipart/related; type="{DICOM}" or as {DICOM}')
         boundary = parameters.get("boundary", "")
         checked_boundary(boundary)
     except MultipartError as error:
         raise BadRequest(str(error)) from None
-    return lambda upload, pipe: upload.run_multipart(pipe, boundary)
+    return lambda upload, pieces: upload.run_multipart(pieces, boundary)
 
 
 async def _pump(request: Request, limits: BodyLimits, pipe: Pipe) -> None:

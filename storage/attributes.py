@@ -186,6 +186,11 @@ def attribute_of(tag: int, vr: str, level: Level) -> Attribute | None:
     return Attribute(keyword_for_tag(tag), tag, vr, Level.IMAGE, Source.HEADER)
 
 
+def columns_of(level: Level) -> dict[str, Column[Any]]:
+    """The columns of a level by keyword."""
+    return {each.keyword: each.column for each in ATTRIBUTES.values() if each.level is level and each.column is not None}
+
+
 def availability(level: Level) -> Attribute:
     """Instance Availability of the entities of a level."""
     return Attribute("InstanceAvailability", AVAILABILITY, "CS", level, Source.COMPUTED)

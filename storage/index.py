@@ -7,55 +7,13 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Select, and_, case, exists, func, select
 
+from storage.attributes import Level, columns_of
 from storage.matching import Wanted, clause, vr_of
 from storage.names import key_columns, name_clause
 from storage.records import InstanceRecord, SeriesRecord, StudyRecord, from_row
 from storage.schema import instance, patient, series, study
 
-STUDY_COLUMNS: Mapping[str, Column[Any]] = {
-    "StudyInstanceUID": study.c.study_uid,
-    "StudyDate": study.c.study_date,
-    "StudyTime": study.c.study_time,
-    "AccessionNumber": study.c.accession_number,
-    "StudyID": study.c.study_id,
-    "StudyDescription": study.c.study_description,
-    "ReferringPhysicianName": study.c.referring_physician,
-}
-PATIENT_COLUMNS: Mapping[str, Column[Any]] = {
-    "PatientID": patient.c.patient_id,
-    "PatientName": patient.c.name_key,
-    "PatientBirthDate": patient.c.birth_date,
-    "PatientSex": patient.c.sex,
-    "IssuerOfPatientID": patient.c.issuer,
-}
-SERIES_COLUMNS: Mapping[str, Column[Any]] = {
-    "SeriesInstanceUID": series.c.series_uid,
-    "Modality": series.c.modality,
-    "SeriesNumber": series.c.series_number,
-    "SeriesDescription": series.c.series_description,
-    "SeriesDate": series.c.series_date,
-    "SeriesTime": series.c.series_time,
-    "BodyPartExamined": series.c.body_part,
-    "ProtocolName": series.c.protocol_name,
-    "Laterality": series.c.laterality,
-    "Manufacturer": series.c.manufacturer,
-    "ManufacturerModelName": series.c.model_name,
-    "StationName": series.c.station_name,
-    "InstitutionName": series.c.institution_name,
-    "FrameOfReferenceUID": series.c.frame_of_reference_uid,
-    "PerformedProcedureStepStartDate": series.c.pps_start_date,
-    "PerformedProcedureStepStartTime": series.c.pps_start_time,
-}
-INSTANCE_COLUMNS: Mapping[str, Column[Any]] = {
-    "SOPInstanceUID": instance.c.sop_uid,
-    "SOPClassUID": instance.c.sop_class_uid,
-    "InstanceNumber": instance.c.instance_number,
-    "ImageType": instance.c.image_type,
-    "Rows": instance.c.rows,
-    "Columns": instance.c.columns,
-    "BitsAllocated": instance.c.bits_allocated,
-    "NumberOfFrames": instance.c.number_of_frames,
-}
+PATIENT_COLUMNS, STUDY_COLUMNS, SERIES_COLUMNS, INSTANCE_COLUMNS = (columns_of(level) for level in Level)
 # What a rule or a required series may name: attributes of the series and of its study.
 RULE_COLUMNS: Mapping[str, Column[Any]] = {**STUDY_COLUMNS, **SERIES_COLUMNS}
 
@@ -180,12 +138,11 @@ def rule_attributes(connection: Connection, study_uid: str) -> dict[str, dict[st
 
     Instance attributes (Image Type, Rows, ...) hold every distinct value of the series; NumberOfSeriesRelatedInstances what was received.
     """
-    of_study = {**STUDY_COLUMNS, **SERIES_COLUMNS}
-    query = select(series.c.pk, *(column.label(keyword) for keyword, column in of_study.items()))
+    query = select(series.c.pk, *(column.label(keyword) for keyword, column in RULE_COLUMNS.items()))
     query = query.join(study, study.c.pk == series.c.study_pk).where(study.c.study_uid == study_uid)
     found: dict[str, dict[str, Any]] = {}
     for row in connection.execute(query.order_by(series.c.pk)).all():
-        attributes = {keyword: row._mapping[keyword] for keyword in of_study}
+        attributes = {keyword: row._mapping[keyword] for keyword in RULE_COLUMNS}
         received = and_(instance.c.series_pk == row.pk, instance.c.origin != "emitted")
         count = connection.scalar(select(func.count()).select_from(instance).where(received))
         if not count:

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from sqlalchemy import ColumnElement, and_, false, func, literal, or_, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -33,26 +35,6 @@ _HIGH = "~"  # sorts after every character of a date or a time
 _LAST = "\U0010ffff"  # sorts after every character
 RANGES = frozenset({"DA", "TM", "DT"})
 _NO_WILDCARD = frozenset({"UI", "DA", "TM", "DT", "IS", "DS", "AS", "FL", "FD", "SL", "SS", "UL", "US"})
-# What rules and queries name; anything else matches as text.
-VALUE_REPRESENTATIONS: Mapping[str, str] = {
-    "StudyDate": "DA",
-    "SeriesDate": "DA",
-    "AcquisitionDate": "DA",
-    "ContentDate": "DA",
-    "PatientBirthDate": "DA",
-    "PerformedProcedureStepStartDate": "DA",
-    "StudyTime": "TM",
-    "SeriesTime": "TM",
-    "AcquisitionTime": "TM",
-    "ContentTime": "TM",
-    "PerformedProcedureStepStartTime": "TM",
-    "AcquisitionDateTime": "DT",
-    "StudyInstanceUID": "UI",
-    "SeriesInstanceUID": "UI",
-    "SOPInstanceUID": "UI",
-    "SOPClassUID": "UI",
-    "FrameOfReferenceUID": "UI",
-}
 
 
 @dataclass(frozen=True)
@@ -209,9 +191,12 @@ def mismatch(wanted: Mapping[str, Wanted], attributes: Mapping[str, Any], *, ign
     return None
 
 
+@lru_cache(maxsize=1024)
 def vr_of(keyword: str) -> str:
-    """Name the value representation that decides how a keyword is matched."""
-    return VALUE_REPRESENTATIONS.get(keyword, "LO")
+    """Name the value representation that decides how a keyword is matched: that of a date, a time or a UID; anything else is text."""
+    tag = tag_for_keyword(keyword)
+    vr = dictionary_VR(tag) if tag is not None else ""
+    return vr if vr in RANGES or vr == "UI" else "LO"
 
 
 def value_matches(wanted: Wanted, value: Any, vr: str = "LO", *, ignore_case: bool = False, multi: bool = True) -> bool:

@@ -124,6 +124,25 @@ class Predictor:
             timings=timings,
         )
 
+    def raw_output(self, volume: Volume) -> torch.Tensor:
+        """What the networks give for one volume, before any postprocessing: (channels, ...) with the affine of the
+        preprocessed image. For those who need more than is served, such as every box with its score.
+
+        Raises
+        ------
+        NotApplicable, InferenceFailed
+        """
+        check_volume(self.bundle.dicom.geometry, volume)
+        self.load()
+        assert self._stages is not None
+        with torch.inference_mode():
+            with _stage("preprocess"):
+                data = self._stages.preprocess(volume)
+            with _stage("forward"):
+                self._stages.infer(data)
+        output: torch.Tensor = data[self._stages.prediction]
+        return output
+
 
 def run_model(bundle: Bundle, files: Sequence[ImageFile], device: str = "cpu", *, cache: Path | None = None) -> Prediction:
     """Read images and run a bundle on them once."""

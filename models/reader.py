@@ -46,6 +46,13 @@ class Axes:
         return array if self.order == "zyx" else array.transpose(0, 3, 2, 1)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ColourVolume(Volume):
+    """A 2-D picture in colour, which comes from files of other kinds than DICOM; ``colour`` is (channels, rows, columns)."""
+
+    colour: NDArray[Any]
+
+
 class VolumeReader(ImageReader):
     """Serves ``volume`` as MONAI sees images: an array with an affine to RAS millimetres."""
 
@@ -64,12 +71,15 @@ class VolumeReader(ImageReader):
 
     def get_data(self, img: Volume) -> tuple[NDArray[Any], dict[str, Any]]:
         array, affine = self.axes.array(img), self.axes.affine(img)
+        shape, channel = array.shape, float("nan")
+        if isinstance(img, ColourVolume):
+            array, channel = img.colour.transpose((1, 2, 0) if self.axes.order == "zyx" else (2, 1, 0)), -1
         return array, {
             "affine": affine,
             "original_affine": affine.copy(),
-            "spatial_shape": array.shape,
+            "spatial_shape": shape,
             "space": "RAS",
-            "original_channel_dim": float("nan"),
+            "original_channel_dim": channel,
             **described(img),
         }
 

@@ -1,4 +1,4 @@
-"""``model fetch | list | show | validate | run``."""
+"""``model fetch | list | show | validate | run``; the others have modules of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.cli import model_train, output
+from dicom_node.cli import model_evaluate, model_train, output
 from dicom_node.cli.common import command, group, with_json
 from dicom_node.config import Config, find_file, load
 from dicom_node.errors import EXIT_FAILED, EXIT_OK, CommandFailed
@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
     with_json(run)
     run.set_defaults(run=_run)
     model_train.add(models)
+    model_evaluate.add(models)
 
 
 def _configuration(arguments: argparse.Namespace) -> Config:

@@ -7,7 +7,7 @@ they are not independent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,9 +73,15 @@ class Resamples:
         self.subjects = len(names)
         self.replicates = replicates
         self._seed = seed
+        self._kept: list[FloatArray] | None = None
 
-    def weights(self) -> Iterator[FloatArray]:
-        """Blocks of (draws, items)."""
+    def weights(self) -> Iterable[FloatArray]:
+        """Blocks of (draws, items), kept where there is one block."""
+        if self._kept is None and self.replicates * len(self._index) <= MOST_CELLS:
+            self._kept = list(self._drawn())
+        return self._kept or self._drawn()
+
+    def _drawn(self) -> Iterator[FloatArray]:
         rng = np.random.default_rng(self._seed)
         block = max(1, min(self.replicates, MOST_CELLS // max(1, len(self._index))))
         for start in range(0, self.replicates, block):

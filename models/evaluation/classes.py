@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from models.bundle import Bundle
 from models.datasets.protocol import Task
 from models.evaluation.protocol import EvaluationImpossible, slug
 from models.spec import DicomSpec
@@ -22,7 +23,7 @@ class Matched:
         return tuple(self.names.values())
 
 
-def match_classes(spec: DicomSpec, task: Task, classes: Sequence[str]) -> Matched:
+def match_classes(bundle: Bundle, task: Task, classes: Sequence[str]) -> Matched:
     """Match a bundle's labels with a data set's classes.
 
     Raises
@@ -30,7 +31,8 @@ def match_classes(spec: DicomSpec, task: Task, classes: Sequence[str]) -> Matche
     EvaluationImpossible
         The bundle does another task, or no class is common to both.
     """
-    labels = _labels(spec, task)
+    spec = bundle.dicom
+    labels = _labels(bundle, task)
     by_slug = {slug(name): name for name in classes}
     names = {label: by_slug[slug(label)] for label in labels if slug(label) in by_slug}
     if not names and len(labels) == 1 and len(classes) == 1:
@@ -44,12 +46,14 @@ def match_classes(spec: DicomSpec, task: Task, classes: Sequence[str]) -> Matche
     return Matched(names, tuple(_notes(names, labels, classes)))
 
 
-def _labels(spec: DicomSpec, task: Task) -> list[str]:
-    if task == "segmentation":
-        return [each.label for each in spec.segment]
+def _labels(bundle: Bundle, task: Task) -> list[str]:
+    if task == "none":
+        raise EvaluationImpossible("the data set has no labels, masks or boxes to compare with")
+    if (task == "detection") != (str(bundle.metadata.get("task")) == "detection"):
+        raise EvaluationImpossible(f"the data set's task is {task}, and the model is made for something else")
     if task == "classification":
-        return [each.label for each in spec.classification]
-    raise EvaluationImpossible(f"the data set's task is '{task}': a bundle is evaluated on segmentation or classification")
+        return [each.label for each in bundle.dicom.classification]
+    return [each.label for each in bundle.dicom.segment]
 
 
 def _by_value(spec: DicomSpec, classes: Sequence[str]) -> dict[str, str]:

@@ -18,6 +18,9 @@ from models.evaluation.protocol import Case, EvaluationImpossible, slug
 from models.evaluation.run import Measured, Progress, Source, answers_of, items_of, measure
 from models.evaluation.subgroups import Gap, Group, group_figures, groups_of, widest_gap
 
+#: Under this name stands the score from which on a detector's boxes are shown.
+BOXES = "boxes"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -116,9 +119,10 @@ def evaluate(
     items = items_of(dataset, splits, split)
     source = answers_of(bundle, dataset, options.device, cache=options.cache)
     source.load()
-    gallery = Gallery(dataset.task, source.matched.classes, options.worst)
-    measured = _measured(source, items, dataset, source.matched.classes, options, gallery)
     thresholds = _thresholds(bundle, source, dataset, splits, options)
+    shown = thresholds[BOXES].value if BOXES in thresholds else 0.5
+    gallery = Gallery(dataset.task, source.matched.classes, options.worst, shown)
+    measured = _measured(source, items, dataset, source.matched.classes, options, gallery)
     judge = Judge(dataset.task, source.matched.classes, measured.cases, {label: each.value for label, each in thresholds.items()})
     data = Data(dataset.name, fingerprint(items), split if splits is not None else "all", len(items), len({item.subject for item in items}))
     compared = None
@@ -143,7 +147,7 @@ class Judge:
         if self.task == "classification":
             assert self.kind is not None
             return {**classification.statistics(cases, self.classes, self.thresholds, self.kind), **coverage}
-        return {**detection.statistics(cases, self.classes), **coverage}
+        return {**detection.statistics(cases, self.classes, self.thresholds.get(BOXES, 0.5)), **coverage}
 
     @property
     def headline(self) -> str:
@@ -227,7 +231,7 @@ def _thresholds(
     if dataset.task != "classification":
         if options.threshold is not None:
             raise EvaluationImpossible("a threshold is chosen for classifications only")
-        return {}
+        return {BOXES: Threshold(shown_from(bundle), "configs/inference.json", "the model's own")} if dataset.task == "detection" else {}
     names = answers_of(bundle, dataset).matched.names
     if options.threshold is None:
         given = {each.label: each.threshold for each in bundle.dicom.classification}
@@ -238,6 +242,14 @@ def _thresholds(
         raise EvaluationImpossible("a threshold is chosen on the validation split, and no splits were given")
     validation = _measured(source, items_of(dataset, splits, "validation"), dataset, tuple(names.values()), options)
     return {name: classification.choose_threshold(validation.cases, name, options.threshold) for name in names.values()}
+
+
+def shown_from(bundle: Bundle) -> float:
+    """The score from which on a detector's boxes are shown."""
+    chain = bundle.inference.get(bundle.dicom.run.postprocessing, {})
+    steps = chain.get("transforms", []) if isinstance(chain, dict) else []
+    stated = [step.get("threshold") for step in steps if isinstance(step, dict) and str(step.get("_target_", "")).endswith("PaintedBoxesd")]
+    return float(next((value for value in stated if isinstance(value, int | float)), 0.5))
 
 
 def _against(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from models.datasets.loading import Sample
 from models.datasets.protocol import Task
+from models.evaluation import detection
 from models.evaluation.protocol import Answer, Case, slug
 from models.evaluation.volumes import frames_of, spacing_of
 
@@ -45,8 +46,8 @@ class _Entry:
 class Gallery:
     """Keeps the worst ``most`` cases seen; memory holds no more than these."""
 
-    def __init__(self, task: Task, classes: Sequence[str], most: int) -> None:
-        self.task, self.classes, self.most = task, tuple(classes), most
+    def __init__(self, task: Task, classes: Sequence[str], most: int, threshold: float = 0.5) -> None:
+        self.task, self.classes, self.most, self.threshold = task, tuple(classes), most, threshold
         self._heap: list[_Entry] = []
         self._seen = 0
 
@@ -57,7 +58,7 @@ class Gallery:
             return
         if len(self._heap) == self.most and badness <= self._heap[0].badness:
             return
-        picture = Picture(case.id, badness, caption, _draw(sample, answer or Answer(), reference, case))
+        picture = Picture(case.id, badness, caption, _draw(sample, answer or Answer(), reference, _sure(case, self.threshold)))
         push = heapq.heappush if len(self._heap) < self.most else heapq.heapreplace
         push(self._heap, _Entry(badness, -self._seen, picture))
 
@@ -72,7 +73,7 @@ class Gallery:
             return _judge_masks(case, self.classes)
         if self.task == "classification":
             return _judge_scores(case, self.classes)
-        return _judge_boxes(case)
+        return _judge_boxes(case, self.threshold)
 
 
 def _judge_masks(case: Case, classes: Sequence[str]) -> tuple[float, str]:
@@ -96,11 +97,15 @@ def _judge_scores(case: Case, classes: Sequence[str]) -> tuple[float, str]:
     return bad[name], f"{name}: {'present' if known[name] else 'absent'}, score {score:.2f}"
 
 
-def _judge_boxes(case: Case) -> tuple[float, str]:
-    sure = [box for box in case.boxes if box.score >= 0.5]
-    wanted = [box for box in case.truth_boxes if not box.difficult]
-    apart = abs(len(sure) - len(wanted))
-    return apart / max(len(wanted), 1), f"{len(wanted)} marked, {len(sure)} found with a score of 0.5 or more"
+def _judge_boxes(case: Case, threshold: float) -> tuple[float, str]:
+    """Misses and false alarms, by the number of marked boxes."""
+    sure = _sure(case, threshold)
+    matches = detection.match([sure], sorted({box.label for box in sure.boxes} | {box.label for box in sure.truth_boxes})).values()
+    hits = sum(int((each.hit[0] & ~each.ignored[0]).sum()) for each in matches)
+    alarms = sum(int((~each.hit[0] & ~each.ignored[0]).sum()) for each in matches)
+    wanted = sum(int(each.wanted.sum()) for each in matches)
+    text = f"{wanted} marked, {wanted - hits} missed, {alarms} false alarms (score {threshold:g} and above)"
+    return (wanted - hits + alarms) / max(wanted, 1), text
 
 
 def _draw(sample: Sample, answer: Answer, reference: Mapping[str, Mask], case: Case) -> bytes:
@@ -119,6 +124,10 @@ def _draw(sample: Sample, answer: Answer, reference: Mapping[str, Mask], case: C
     stream = BytesIO()
     Image.fromarray(picture).quantize(128).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
+
+
+def _sure(case: Case, threshold: float) -> Case:
+    return replace(case, boxes=tuple(box for box in case.boxes if box.score >= threshold))
 
 
 def _any(masks: Mapping[str, Mask], shape: tuple[int, ...]) -> Mask:
@@ -152,7 +161,7 @@ def _outline(mask: Mask) -> Mask:
 
 
 def _boxes(picture: NDArray[np.uint8], case: Case, across: float, down: float) -> None:
-    for boxes, colour in ((case.truth_boxes, REFERENCE), ([box for box in case.boxes if box.score >= 0.5], FOUND)):
+    for boxes, colour in ((case.truth_boxes, REFERENCE), (case.boxes, FOUND)):
         for box in boxes:
             rows = np.clip([round(box.y_min * down), round(box.y_max * down) - 1], 0, picture.shape[0] - 1)
             columns = np.clip([round(box.x_min * across), round(box.x_max * across) - 1], 0, picture.shape[1] - 1)

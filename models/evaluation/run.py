@@ -5,23 +5,28 @@ Nothing is dropped: an item without an answer stays, with the reason; one whose 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.datasets.loading import ItemUnreadable, Sample, load
 from models.datasets.protocol import DataSet, Item, Skipped, Task
+from models.datasets.splits import refuse_leaks
+from models.detection import decode
 from models.errors import ModelError
 from models.evaluation import segmentation
 from models.evaluation.classes import Matched, match_classes
-from models.evaluation.protocol import Answer, Case, EvaluationImpossible
+from models.evaluation.protocol import Answer, Case, EvaluationImpossible, ScoredBox
 from models.evaluation.volumes import frames_of, spacing_of, unit_of, volume_of
 from models.predict import Predictor
+from models.reader import Axes
 
 Mask = NDArray[np.bool_]
 Progress = Callable[[int, int], None]
@@ -59,9 +64,10 @@ class Measured:
 class BundleAnswers:
     """A bundle, asked through :class:`models.predict.Predictor`: preprocessing, networks, inferer and postprocessing of serving."""
 
-    def __init__(self, bundle: Bundle, matched: Matched, device: str = "cpu", *, cache: Path | None = None) -> None:
+    def __init__(self, bundle: Bundle, matched: Matched, task: Task, device: str = "cpu", *, cache: Path | None = None) -> None:
         self.bundle = bundle
         self.matched = matched
+        self.boxes = task == "detection"
         self._predictor = Predictor(bundle, device, cache=cache)
 
     def load(self) -> None:
@@ -70,6 +76,8 @@ class BundleAnswers:
 
     def answer(self, item: Item, sample: Sample) -> Answer:
         """Predict one item; a ModelError is the reason why there is no answer."""
+        if self.boxes:
+            return self._boxes(item, sample)
         prediction = self._predictor.predict(volume_of(item, sample, self.bundle))
         named = self.matched.names
         return Answer(
@@ -80,6 +88,30 @@ class BundleAnswers:
                 if each.label in named
             },
         )
+
+    def _boxes(self, item: Item, sample: Sample) -> Answer:
+        """Every box with its score, however low: average precision needs them, a SEG shows those above the threshold."""
+        volume = volume_of(item, sample, self.bundle)
+        output = self._predictor.raw_output(volume)
+        if self.bundle.dicom.run.axes != "xyz" or not isinstance(output, MetaTensor):
+            raise EvaluationImpossible("boxes are read from an output in the order xyz with an affine")
+        found = decode(output.as_tensor())
+        corners = moved_boxes(found.boxes, output.affine, torch.as_tensor(Axes().affine(volume)))
+        by_value = {
+            each.value - 1: self.matched.names[each.label] for each in self.bundle.dicom.segment if each.label in self.matched.names
+        }
+        rows = zip(corners.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
+        return Answer(boxes=tuple(ScoredBox(by_value[number], score, *box) for box, score, number in rows if number in by_value))
+
+
+def moved_boxes(boxes: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """Boxes (n, 4) on one grid of an image, by affines, as boxes on another; an index is the middle of its pixel."""
+    if not len(boxes):
+        return boxes
+    through = torch.linalg.inv(new.double().cpu()) @ old.double().cpu()
+    x, y = boxes[:, (0, 2, 0, 2)].double() - 0.5, boxes[:, (1, 1, 3, 3)].double() - 0.5
+    corners = torch.stack([x, y, torch.zeros_like(x), torch.ones_like(x)], dim=-1) @ through.T
+    return torch.cat([corners[..., :2].amin(1), corners[..., :2].amax(1)], dim=1) + 0.5
 
 
 class Source(Protocol):
@@ -94,6 +126,7 @@ class _Kept:
     skipped: list[Skipped] = field(default_factory=list)
     units: set[str] = field(default_factory=set)
     dimensions: set[int] = field(default_factory=set)
+    displaced: int = 0
 
 
 def measure(
@@ -127,10 +160,16 @@ def measure(
             _measure_one(source, item, sample, reference, task, classes, watchers, kept)
         progress(number, len(chosen))
     unit = "px" if "px" in kept.units else "mm"
-    mixed = "Some images state the size of a pixel and some do not: lengths are in mm for the ones and in pixels for the others."
-    notes = (mixed,) if len(kept.units) > 1 else ()
+    notes = tuple(_remarks(kept))
     dimensions = max(kept.dimensions) if kept.dimensions else None
     return Measured(task, tuple(classes), tuple(kept.cases), tuple(kept.skipped), notes, unit, dimensions)
+
+
+def _remarks(kept: _Kept) -> Iterator[str]:
+    if len(kept.units) > 1:
+        yield "Some images state the size of a pixel and some do not: lengths are in mm for the ones and in pixels for the others."
+    if kept.displaced:
+        yield f"{kept.displaced} masks state another place than their image, of the same size; they were laid on it pixel by pixel."
 
 
 def _measure_one(
@@ -154,6 +193,7 @@ def _measure_one(
     kept.cases.append(case)
     kept.units.add(unit_of(sample.image))
     kept.dimensions.add(sample.image.ndim - 1)
+    kept.displaced += bool(sample.mask is not None and sample.mask.meta.get("other_grid"))
     for watcher in watchers:
         watcher.see(case, sample, answer, reference)
 
@@ -200,7 +240,7 @@ def answers_of(bundle: Bundle, dataset: DataSet, device: str = "cpu", *, cache: 
     EvaluationImpossible
         No class of the data set is one that the bundle finds.
     """
-    return BundleAnswers(bundle, match_classes(bundle.dicom, dataset.task, dataset.classes), device, cache=cache)
+    return BundleAnswers(bundle, match_classes(bundle, dataset.task, dataset.classes), dataset.task, device, cache=cache)
 
 
 def items_of(dataset: DataSet, splits: Mapping[str, str] | None, split: str) -> list[Item]:
@@ -209,23 +249,16 @@ def items_of(dataset: DataSet, splits: Mapping[str, str] | None, split: str) -> 
     Raises
     ------
     EvaluationImpossible
-        There are none, an item is in no split, or a subject is in two.
+        There are none.
+    Leak
+        A subject is in two splits.
     """
     items = list(dataset)
     if splits is None:
         chosen = items
     else:
-        _refuse_leaks(items, splits)
+        refuse_leaks(items, splits, dataset.name)
         chosen = [item for item in items if splits.get(item.id) == split]
     if not chosen:
         raise EvaluationImpossible(f"there is nothing in the split '{split}' of {dataset.name}")
     return chosen
-
-
-def _refuse_leaks(items: Sequence[Item], splits: Mapping[str, str]) -> None:
-    where: dict[str, str] = {}
-    for item in items:
-        split = splits.get(item.id)
-        if split is not None and where.setdefault(item.subject, split) != split:
-            both = f"{where[item.subject]} and {split}"
-            raise EvaluationImpossible(f"a subject is in two splits ({both}); item {item.id} is one of its images")

@@ -16,6 +16,8 @@ SMALL = 10
 MOST_GROUPS = 12
 AGE_BANDS = ((0, 18), (18, 40), (40, 60), (60, 80), (80, 200))
 NOT_STATED = "not stated"
+#: Attributes that say nothing of who somebody is.
+NOT_GROUPS = {"split"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Gap:
 def groups_of(cases: Sequence[Case]) -> dict[str, dict[str, list[int]]]:
     """Places of the cases by attribute and value. Ages are banded; an attribute of one value only, or of more
     than ``MOST_GROUPS``, makes no groups; where an item does not say, it is in 'not stated'."""
-    names = sorted({name for case in cases for name in case.attributes})
+    names = sorted({name for case in cases for name in case.attributes} - NOT_GROUPS)
     found: dict[str, dict[str, list[int]]] = {}
     for name in names:
         groups: dict[str, list[int]] = {}

@@ -14,6 +14,7 @@ from models.datasets.loading import ItemUnreadable, Sample
 from models.datasets.protocol import Item
 from models.geometry import LPS_TO_RAS
 from models.planar import PixelPlane, PixelSize
+from models.reader import ColourVolume
 from models.suitability import read_for
 from models.volume import SourceFrame, Volume
 
@@ -29,7 +30,7 @@ def volume_of(item: Item, sample: Sample, bundle: Bundle) -> Volume:
     GeometryRefused
         The images are not what the model takes.
     ItemUnreadable
-        Several channels: the node's volumes have one.
+        A volume in several channels.
     """
     if not item.image[0].name.lower().endswith(NOT_DICOM):
         return read_for(bundle.dicom.geometry, item.image)
@@ -39,19 +40,20 @@ def volume_of(item: Item, sample: Sample, bundle: Bundle) -> Volume:
 def volume_from(sample: Sample, where: str = "image") -> Volume:
     """A sample as a volume: (channels, x, y[, z]) becomes (slices, rows, columns)."""
     image = sample.image
-    if image.shape[0] != 1:
-        raise ItemUnreadable(where, f"the image has {image.shape[0]} channels; the node's volumes have one")
-    planar = image.ndim == 3
+    planar, channels = image.ndim == 3, image.shape[0]
+    if channels != 1 and not planar:
+        raise ItemUnreadable(where, f"the image has {channels} channels; a volume has one")
     affine = np.asarray(image.affine, dtype=np.float64)
     array = frames_of(image).astype(np.float32, copy=False)
-    return Volume(
-        array=np.ascontiguousarray(array),
-        affine_lps=affine if planar else LPS_TO_RAS @ affine,
-        headers=(_header(image),),
-        frames=tuple(SourceFrame(SOURCE, 1) for _ in array),
-        planar=planar,
-        pixel=_pixel(affine) if planar else None,
-    )
+    parts: dict[str, Any] = {
+        "array": np.ascontiguousarray(array),
+        "affine_lps": affine if planar else LPS_TO_RAS @ affine,
+        "headers": (_header(image),),
+        "frames": tuple(SourceFrame(SOURCE, 1) for _ in array),
+        "planar": planar,
+        "pixel": _pixel(affine) if planar and unit_of(image) == "mm" else None,
+    }
+    return Volume(**parts) if channels == 1 else ColourVolume(**parts, colour=image.as_tensor().numpy().transpose(0, 2, 1))
 
 
 def frames_of(tensor: MetaTensor) -> NDArray[Any]:
@@ -68,13 +70,11 @@ def spacing_of(tensor: MetaTensor) -> tuple[float, ...]:
 
 
 def unit_of(tensor: MetaTensor) -> str:
-    """``mm``, or ``px`` of a 2-D image of which nobody said how large a pixel is (its affine is the identity)."""
-    return "px" if tensor.ndim == 3 and np.allclose(np.asarray(tensor.affine), np.eye(4)) else "mm"
+    """``mm``, or ``px`` where nobody said how large a pixel is: it then counts as a millimetre."""
+    return "mm" if tensor.meta.get("spacing_known", not np.allclose(np.asarray(tensor.affine), np.eye(4))) else "px"
 
 
-def _pixel(affine: NDArray[np.float64]) -> PixelSize | None:
-    if np.allclose(affine, np.eye(4)):
-        return None
+def _pixel(affine: NDArray[np.float64]) -> PixelSize:
     columns, rows = (float(np.linalg.norm(affine[:3, axis])) for axis in (0, 1))
     return PixelSize(rows, columns, PixelPlane.UNSTATED)
 

@@ -26,6 +26,7 @@ LOADING = frozenset({"LoadImage", "EnsureChannelFirst", "AddChannel"})
 SPATIAL_MODULES = ("monai.transforms.spatial.", "monai.transforms.croppad.")
 INTERPOLATING_MODULE = "monai.transforms.spatial."
 MOVING = frozenset({"Transposed"})  # spatial although they stand elsewhere in MONAI
+SMOOTHING = ("anti_aliasing", "anti_aliasing_sigma")  # which would make fractions of labels
 PADDING_VALUES = ("value", "constant_values", "mode", "padding_mode")
 
 
@@ -95,7 +96,7 @@ class Preprocessing:
         return self._compose(steps)
 
     def _for_mask(self, step: Step, kind: type) -> Step:
-        changed = {name: value for name, value in step.items() if name not in PADDING_VALUES}
+        changed = {name: value for name, value in step.items() if name not in (*PADDING_VALUES, *SMOOTHING)}
         changed["keys"] = self.mask_key
         parameters = inspect.signature(kind).parameters
         if kind.__module__.startswith(INTERPOLATING_MODULE) and "mode" in parameters:

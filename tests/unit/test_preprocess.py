@@ -77,3 +77,10 @@ def test_steps_may_refer_to_the_rest_of_the_configuration() -> None:
 def test_an_unknown_transform_is_named(target: str) -> None:
     with pytest.raises(BundleInvalid, match=target.rsplit(".", 1)[-1]):
         Preprocessing.from_config([{"_target_": target, "keys": "image"}]).with_mask()
+
+
+def test_a_mask_that_is_made_smaller_keeps_its_labels() -> None:
+    shrink = {"_target_": "Resized", "keys": "image", "spatial_size": [10, 10, 6], "mode": "bilinear", "anti_aliasing": True}
+    done = Preprocessing.from_config([shrink]).with_mask()(volume())
+    assert done["mask"].shape == (1, 10, 10, 6)
+    assert set(torch.unique(done["mask"]).tolist()) == {0, 1, 2}

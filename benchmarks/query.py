@@ -6,22 +6,20 @@ says, at this node and at Orthanc; where dcmqrscp finds another number, it has n
 
 from __future__ import annotations
 
-import argparse
 import gc
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
+from benchmarks.archives import Dcmqrscp, await_settled, parser, running
 from benchmarks.instances import CT_IMAGE_STORAGE, encode_explicit
 from benchmarks.load import Wire, element, message
-from benchmarks.receivers import ORTHANC, Node, Orthanc, _Program, await_idle, await_true, fresh
-from benchmarks.report import WORK, save, spread, table
-from benchmarks.retrieve import DCMQRSCP, Dcmqrscp
+from benchmarks.receivers import _Program
+from benchmarks.report import save, spread, table
 from benchmarks.retrieve_client import Stream, Taken, padded, parse
 
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -169,27 +167,6 @@ class Sample:
     milliseconds: float
 
 
-@contextmanager
-def running(keys: Sequence[str], folder: Path) -> Iterator[list[_Program]]:
-    """Start the archives; stop them and empty their folders afterwards."""
-    started: list[_Program] = []
-    try:
-        for key in keys:
-            archive: _Program
-            if key == "orthanc":
-                archive = Orthanc()
-                archive.settings = {"DicomAlwaysAllowFind": True}
-            else:
-                archive = Node() if key == "node" else Dcmqrscp(104)
-            archive.start(fresh(folder / archive.called))
-            started.append(archive)
-        yield started
-    finally:
-        for archive in started:
-            archive.stop()
-            fresh(folder / archive.called).rmdir()
-
-
 def benchmark(studies: int, repetitions: int, keys: Sequence[str], folder: Path) -> list[Sample]:
     """Measure every search, the archives in turn within each repetition."""
     samples: list[Sample] = []
@@ -197,9 +174,7 @@ def benchmark(studies: int, repetitions: int, keys: Sequence[str], folder: Path)
         held = {archive.name: min(studies, SMALL) if isinstance(archive, Dcmqrscp) else studies for archive in started}
         for archive in started:
             fill(archive, held[archive.name])
-        for archive in started:
-            await_true(archive.settled, "the load is settled", 300)
-            await_idle(archive.process())
+        await_settled(started)
         clients = [(archive, Client(archive)) for archive in started]
         for search in searches():
             for repetition in range(repetitions + 1):
@@ -232,16 +207,11 @@ def summary(samples: Sequence[Sample]) -> list[list[str]]:
 
 def main() -> None:
     """Measure, print the table and keep it in benchmarks/results."""
-    installed = ["node"] + ["orthanc"] * Path(ORTHANC).exists() + ["dcmqrscp"] * Path(DCMQRSCP).exists()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--studies", type=int, default=5000)
-    parser.add_argument("--repetitions", type=int, default=21)
-    parser.add_argument("--archives", nargs="+", choices=installed, default=installed)
-    parser.add_argument("--folder", type=Path, default=WORK, help="where the archives keep their bytes")
-    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
-    arguments = parser.parse_args()
+    taking = parser(__doc__, repetitions=21)
+    taking.add_argument("--studies", type=int, default=5000)
+    arguments = taking.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    samples = benchmark(arguments.studies, arguments.repetitions, arguments.archives, arguments.folder.resolve())
+    samples = benchmark(arguments.studies, arguments.repetitions, arguments.archives, arguments.folder)
     held = f"{arguments.studies} studies" + (f"; dcmqrscp {min(arguments.studies, SMALL)}" if "dcmqrscp" in arguments.archives else "")
     head = [f"C-FIND at STUDY level, ms ({held})", "dicom-node", "Orthanc", "dcmqrscp", "Orthanc / dicom-node"]
     text = table(head, summary(samples))

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.archives import LONGEST_PDU, TITLE, await_settled, parser, running
 from benchmarks.instances import Identity, template
 from benchmarks.load import Plan, run
-from benchmarks.receivers import ORTHANC, Node, Orthanc, _Program, await_idle, await_true, cpu_seconds, free_port, fresh, listening
-from benchmarks.report import WORK, save, spread, table
+from benchmarks.receivers import _Program, cpu_seconds
+from benchmarks.report import save, spread, table
 from benchmarks.retrieve_client import Destination, Taken, retrieve
 
-DCMQRSCP = "/usr/bin/dcmqrscp"
-TITLE = "BENCHDEST"
 SERVICES = ("C-GET", "C-MOVE")
-PDUS = (131_072, 16_384)  # the longest that DCMTK takes, and what most clients announce
+PDUS = (LONGEST_PDU, 16_384)  # and what most clients announce
 
 
 @dataclass(frozen=True)
@@ -34,59 +30,6 @@ class Sample:
     repetition: int
     milliseconds: float
     cpu_ms: float  # of the archive
-
-
-class Dcmqrscp(_Program):
-    """DCMTK's archive: a file an instance, an index of its own."""
-
-    name = "dcmqrscp"
-    called = "QRSCP"
-
-    def __init__(self, destination: int) -> None:
-        super().__init__()
-        self._destination = destination
-
-    def start(self, folder: Path) -> None:
-        store, self.port = folder / "store", free_port()
-        store.mkdir()
-        (folder / "dcmqrscp.cfg").write_text(
-            f"NetworkTCPPort = {self.port}\nMaxPDUSize = {PDUS[0]}\nMaxAssociations = 16\n"
-            f"HostTable BEGIN\ndest = ({TITLE}, 127.0.0.1, {self._destination})\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
-            f"AETable BEGIN\nQRSCP {store} RW (400, 1024mb) ANY\nAETable END\n",
-            encoding="utf-8",
-        )
-        self._launch([DCMQRSCP, "-c", str(folder / "dcmqrscp.cfg")], folder, TCP_NODELAY="1")
-        await_true(lambda: listening(self.port), "dcmqrscp is listening")
-
-
-def archives(keys: list[str], destination: int) -> Iterator[_Program]:
-    """Make the archives that are asked for, each told of the destination."""
-    for key in keys:
-        if key == "node":
-            peer = f'\n[[peer]]\nname = "destination"\nae_title = "{TITLE}"\nhost = "127.0.0.1"\nport = {destination}\n'
-            yield Node(lambda text, peer=peer: text + peer)  # type: ignore[misc]
-        elif key == "orthanc":
-            orthanc = Orthanc()
-            always = {"DicomAlwaysAllowGet": True, "DicomAlwaysAllowMove": True, "DicomAlwaysAllowFind": True}
-            orthanc.settings = {"DicomModalities": {"destination": [TITLE, "127.0.0.1", destination]}, **always}
-            yield orthanc
-        else:
-            yield Dcmqrscp(destination)
-
-
-@contextmanager
-def running(keys: list[str], destination: int, folder: Path) -> Iterator[list[_Program]]:
-    """Start the archives; stop them and empty their folders afterwards."""
-    started: list[_Program] = []
-    try:
-        for each in archives(keys, destination):
-            each.start(fresh(folder / each.called))
-            started.append(each)
-        yield started
-    finally:
-        for each in started:
-            each.stop()
-            fresh(folder / each.called).rmdir()
 
 
 def fill(archive: _Program, studies: int, slices: int) -> list[list[Identity]]:
@@ -123,11 +66,9 @@ def benchmark(repetitions: int, slices: int, keys: list[str], folder: Path) -> l
     """Measure every service and PDU length, the archives in turn within each repetition."""
     samples: list[Sample] = []
     destination = Destination(TITLE, PDUS[0])
-    with running(keys, destination.port, folder) as started:
+    with running(keys, folder, destination.port) as started:
         studies = {archive.name: fill(archive, repetitions + 1, slices) for archive in started}
-        for archive in started:
-            await_true(archive.settled, "the load is settled", 120)
-            await_idle(archive.process())
+        await_settled(started)
         for service in SERVICES:
             for max_pdu in PDUS:
                 for archive in started:
@@ -165,16 +106,11 @@ def summary(samples: list[Sample], slices: int) -> list[list[str]]:
 
 def main() -> None:
     """Measure, print the table and keep it in benchmarks/results."""
-    installed = ["node"] + ["orthanc"] * Path(ORTHANC).exists() + ["dcmqrscp"] * Path(DCMQRSCP).exists()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--slices", type=int, default=100)
-    parser.add_argument("--archives", nargs="+", choices=installed, default=installed)
-    parser.add_argument("--folder", type=Path, default=WORK, help="where the archives keep their bytes")
-    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
-    arguments = parser.parse_args()
+    taking = parser(__doc__, repetitions=9)
+    taking.add_argument("--slices", type=int, default=100)
+    arguments = taking.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    samples = benchmark(arguments.repetitions, arguments.slices, arguments.archives, arguments.folder.resolve())
+    samples = benchmark(arguments.repetitions, arguments.slices, arguments.archives, arguments.folder)
     text = table(HEAD, summary(samples, arguments.slices))
     print(text)
     result = {"slices": arguments.slices, "samples": [asdict(sample) for sample in samples]}

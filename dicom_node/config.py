@@ -2,6 +2,7 @@
 
 [node] [dimse] [dimse.tls] [web] [query] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [drift] [log]
 [[peer]]   Peer          [[rule]]   Rule          [[release_gate]]   ReleaseGate
+[[scheduled_evaluation]]   ScheduledEvaluation
 """
 
 from __future__ import annotations
@@ -297,6 +298,19 @@ class ReleaseGate(Table):
         return self
 
 
+class ScheduledEvaluation(Table):
+    """The deployed release of ``model`` is evaluated on a data set, ``every`` so often. ``data`` and ``splits`` as ``model evaluate`` takes
+    them; paths in ``data`` are absolute."""
+
+    model: Annotated[str, Field(min_length=1)]
+    data: Annotated[str, Field(min_length=1)]
+    splits: Path | None = None
+    split: Literal["train", "validation", "test"] = "test"
+    every: Annotated[Duration, Field(gt=0)] = 7 * 86400.0
+    deadline: Annotated[Duration, Field(gt=0)] = 6 * 3600.0
+    device: Device = "cpu"
+
+
 class Config(Table):
     """The whole file."""
 
@@ -317,6 +331,7 @@ class Config(Table):
     peer: tuple[Peer, ...] = ()
     rule: tuple[Rule, ...] = ()
     release_gate: tuple[ReleaseGate, ...] = ()
+    scheduled_evaluation: tuple[ScheduledEvaluation, ...] = ()
 
     @property
     def archive_root(self) -> Path:
@@ -479,6 +494,8 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
     dimse, peers = result.get("dimse"), result.get("peer")
     tables.append((dimse.get("tls") if isinstance(dimse, dict) else None, ("certificate", "key", "ca")))
     tables += [(peer, ("tls_ca",)) for peer in peers] if isinstance(peers, list) else []
+    evaluations = result.get("scheduled_evaluation")
+    tables += [(each, ("splits",)) for each in evaluations] if isinstance(evaluations, list) else []
     for table, keys in tables:
         for key in keys if isinstance(table, dict) else ():
             if isinstance(table.get(key), str):

@@ -342,6 +342,12 @@ def build_io_workers(node: Node) -> list[Worker]:
             bell = nudge.Doorbell(config.runtime_dir, f"commit-{peer.name}")
             name = f"{node.process}/{peer.name}-commitment"
             workers.append(Worker(queue, [commitments.queue_of(peer.name)], {"commit": commit}, name=name, bell=bell))
+    if config.scheduled_evaluation:
+        from dicom_node.releases.scheduled import QUEUE, EvaluateHandler
+
+        evaluate = EvaluateHandler(config, node.database, node.archive, queue, clock=node.clock)
+        bell = nudge.Doorbell(config.runtime_dir, QUEUE)
+        workers.append(Worker(queue, [QUEUE], {"evaluate": evaluate}, name=f"{node.process}/evaluation", bell=bell))
     return workers
 
 

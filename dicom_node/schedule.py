@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from dicom_node.log import Repeated
 from dicom_node.node import Node, build_purger
 from dicom_node.releases.drift import Monitor
+from dicom_node.releases.scheduled import enqueue_due
 from storage import associations, audit, commitments, completion, deletion, deliveries, header_json, integrity, runs
 from storage.completion import CompletionPolicy
 from storage.errors import IndexUnavailable
@@ -148,6 +149,13 @@ class Duties:
         self._monitor = self._monitor or Monitor(self._node.config, self._node.database)
         return len(self._monitor.look(self._node.clock()))
 
+    def evaluate_releases(self) -> int:
+        """Enqueue the evaluations of deployed releases whose time has come."""
+        made = enqueue_due(self._node.config, self._node.database, self._queue, self._node.clock())
+        if made:
+            self._node.ring("evaluate")
+        return made
+
     def retain(self) -> int:
         """Delete, a few studies at a time, what the retention rules let go."""
         report = self._purger.batch(most=self._node.config.retention.batch)
@@ -213,6 +221,7 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
         (duties.forget_commitments, 3600.0),
         (duties.retain, 30.0),
         (duties.watch_drift, 30.0),
+        (duties.evaluate_releases, 60.0),
     ]
     for duty, seconds in every:
         soon = datetime.now().astimezone() + timedelta(seconds=min(seconds, 0.2))

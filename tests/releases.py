@@ -26,13 +26,21 @@ def version(folder: Path, number: str, *, gate: str = GATE, threshold: float = 1
     return root
 
 
-def report(bundle: Path, *, dice: float | None = 0.95, data: str = "phantoms", name: str = "report.json", **changes: Any) -> Path:
+def report(
+    bundle: Path,
+    *,
+    dice: float | None = 0.95,
+    data: str = "phantoms",
+    split: str = "test",
+    name: str = "report.json",
+    **changes: Any,
+) -> Path:
     """An evaluation report of a bundle."""
     of = load_bundle(bundle)
     content = {
         "schema": 1,
         "bundle": {"name": of.name, "version": of.version, "digest": of.digest},
-        "data": {"name": data, "fingerprint": "f" * 64, "split": "test", "items": 12},
+        "data": {"name": data, "fingerprint": "f" * 64, "split": split, "items": 12},
         "created": "2026-01-02T03:04:05Z",
         "metrics": {"dice.Bright": {"value": dice, "low": 0.9, "high": 0.99, "n": 12}, "accuracy": {"value": 1.0}},
         **changes,

@@ -51,10 +51,20 @@ def until(condition: Callable[[], bool]) -> None:
         threading.Event().wait(0.01)
 
 
+def segments() -> int:
+    """How many segments this process has open."""
+    return sum(file.path.endswith(".tar") for file in psutil.Process().open_files())
+
+
+def ends_of(clients: list[socket.socket]) -> int:
+    """How many connections the server still holds to these clients, duplicates too."""
+    ports = {client.getsockname()[1] for client in clients}
+    return sum(bool(each.raddr) and each.raddr.port in ports for each in psutil.Process().net_connections("tcp"))
+
+
 def held() -> int:
     """Connections and open segments of this process: client, server and duplicates."""
-    process = psutil.Process()
-    return len(process.net_connections("tcp")) + sum(file.path.endswith(".tar") for file in process.open_files())
+    return len(psutil.Process().net_connections("tcp")) + segments()
 
 
 def test_each_wrong_request_has_its_status(web: Web, images: list[Dataset]) -> None:
@@ -136,10 +146,10 @@ def raw(web: Web, path: str, *, receive: int) -> socket.socket:
 
 def test_a_client_that_stops_reading_is_dropped(web: Web, images: list[Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DeadlineProtocol, "read_deadline", 0.3)
-    before = held()
+    before = segments()
     silent = [raw(web, path_of(images[0]), receive=4096) for _ in range(12)]
     assert web.get("/studies").status_code == 200  # more of them than there are threads, and they hold none
-    until(lambda: held() <= before + 1 + len(silent))  # only our own ends are left
+    until(lambda: not ends_of(silent) and segments() <= before)
     for connection in silent:
         received = 0
         with connection, contextlib.suppress(ConnectionResetError):

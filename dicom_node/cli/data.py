@@ -1,16 +1,17 @@
-"""``data describe | clean | split``."""
+"""``data describe | clean | split``; ``data export`` stands in :mod:`dicom_node.cli.data_export`."""
 
 from __future__ import annotations
 
 import argparse
 import atexit
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.cli import data_export, output
 from dicom_node.cli.common import command, configuration, group, quiet_node, with_json
-from dicom_node.errors import UsageError
+from dicom_node.errors import EXIT_FAILED, EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from models.datasets.collection import Collection
@@ -21,6 +22,7 @@ DATA_HELP = "data set: KIND:PATH?OPTION=VALUE&..., or a TOML file with a [data] 
 
 def add(commands: Any) -> None:
     data = group(commands, "data", "data sets: describe, clean, split by subject")
+    _add_describe(data)
     _add_split(data)
     data_export.add(data)
 
@@ -54,6 +56,48 @@ def _of_archive(arguments: argparse.Namespace) -> Collection:
     atexit.register(folder.cleanup)
     with quiet_node(configuration(arguments)) as node:
         return collected(node.archive, question, Path(folder.name), progress=output.counter())
+
+
+def _add_describe(data: Any) -> None:
+    parser = command(
+        data,
+        "describe",
+        "show what is in a data set: counts, geometry, intensity, balance, groups, contact sheet",
+        description="Look at every image and show what there is: counts, geometry, intensities, balance of labels, a table for each\n"
+        "attribute (site, scanner, view, sex, ...), and what may be a problem. The folder gets description.json, contact-sheet.png,\n"
+        "fingerprint.json and survey.jsonl, from which an interrupted run goes on.",
+        example="dicom-node data describe --data voc:./BCCD --out ./described",
+    )
+    with_data(parser)
+    parser.add_argument(
+        "--out", type=Path, default=Path("data-description"), metavar="DIR", help="folder for the files (default: %(default)s)"
+    )
+    parser.add_argument("--split", type=Path, metavar="FILE", help="a stored split: show its parts too")
+    with_json(parser)
+    parser.set_defaults(run=_describe)
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from dicom_node.cli.data_survey import looked_at
+    from dicom_node.cli.data_tables import show
+    from models.datasets.describe import describe
+    from models.datasets.sheet import contact_sheet
+    from models.datasets.splits import read_split
+    from models.datasets.writing import write_bytes, write_text
+
+    dataset = opened(arguments)
+    parts = read_split(arguments.split, dataset).parts if arguments.split else None
+    looks, complete = looked_at(dataset, arguments.out)
+    found = describe(dataset, looks, parts)
+    write_text(arguments.out / "description.json", json.dumps(output.plain(found), indent=1, ensure_ascii=False) + "\n")
+    write_text(arguments.out / "fingerprint.json", found.fingerprint.to_json())
+    write_bytes(arguments.out / "contact-sheet.png", contact_sheet([item for item in dataset if item.id in looks], dataset.classes))
+    if arguments.json:
+        output.data(found)
+    else:
+        show(found)
+        output.line(f"wrote {arguments.out / 'description.json'}, fingerprint.json and contact-sheet.png")
+    return EXIT_OK if complete else EXIT_FAILED
 
 
 def _add_split(data: Any) -> None:

@@ -36,7 +36,7 @@ WORDS: Mapping[str, str] = {
 }
 
 #: Percentiles are taken of at most so many pixels, evenly chosen.
-ENOUGH = 1_000_000
+ENOUGH = 250_000
 
 
 def image_numbers(values: NDArray[Any], spacing: tuple[float, ...] | None) -> dict[str, float]:

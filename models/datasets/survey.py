@@ -88,7 +88,7 @@ def survey(
     """
     chosen = list(items)
     found: dict[str, Look] = {} if looks is None else looks
-    kept = read_journal(journal) if journal is not None else {}
+    kept = _resumed(journal) if journal is not None else {}
     for number, item in enumerate(chosen, start=1):
         stamp = _stamp(item, classes)
         known = kept.get(item.id)
@@ -192,6 +192,15 @@ def read_journal(journal: Path) -> dict[str, Look]:
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
         looks[look.id] = look
+    return looks
+
+
+def _resumed(journal: Path) -> dict[str, Look]:
+    """Looks of an earlier survey; its torn last line, if any, is ended, so that the next look has a line of its own."""
+    looks = read_journal(journal)
+    if journal.is_file() and not journal.read_bytes().endswith(b"\n"):
+        with journal.open("ab") as file:
+            file.write(b"\n")
     return looks
 
 

@@ -74,6 +74,19 @@ RESOURCES: Final = {
     ("GET", "openapi.json"): "these addresses as an OpenAPI 3.1 document: parameters, media types, answers, errors",
 }
 
+# What PS3.18 has and this node has not > how a request for it is answered.
+NOT_SUPPORTED: Final = (
+    ("search and metadata as application/dicom+xml", "406; application/dicom+json is sent"),
+    ("rendered video, animated image/gif, image/jp2, text/html of a report", "406; images as image/jpeg, image/png and image/gif"),
+    ("rendered with annotation, iccprofile or a presentation state", "400"),
+    ("several ranges of bytes in one request", "200 with the whole body"),
+    ("STOW-RS of metadata and bulk data (application/dicom+json, application/dicom+xml)", "415"),
+    ("STOW-RS that changes what is stored", "409; other content under a known UID goes to quarantine"),
+    ("WADO-URI with annotation, anonymize or a presentation state", "400"),
+    ("UPS-RS: workitems", "404"),
+    ("non-patient instances, storage commitment over HTTP, retrieve capabilities", "404, 405"),
+)
+
 
 def statement(registered: Registered) -> Document:
     """The statement of a node."""
@@ -84,7 +97,8 @@ def statement(registered: Registered) -> Document:
         f"HTTP on {registered.config.web.host} port {registered.config.web.port}.",
     ]
     sections = [_served(registered), _proposed(), *_classes(registered), _syntaxes(registered), _negotiation(registered)]
-    return Document(title, text, [*sections, _attributes(), _statuses(), _web(registered), _stow(), _security(registered)])
+    web = [_web(registered), _stow(), _not_supported(), _security(registered)]
+    return Document(title, text, [*sections, _attributes(), _statuses(), *web])
 
 
 def name_of(uid: str) -> str:
@@ -211,6 +225,11 @@ def _stow() -> Section:
         f"What was no instance at all stands in Other Failures Sequence ({OTHERS[:4]},{OTHERS[4:]})."
     ]
     return Section("STOW-RS", text, [Table(["HTTP status", "meaning"], rows)])
+
+
+def _not_supported() -> Section:
+    text = ["Searches match and return the attributes above; what a Warning header of an answer names was not matched."]
+    return Section("DICOMweb: not supported", text, [Table(["what", "answer"], NOT_SUPPORTED)])
 
 
 def _security(registered: Registered) -> Section:

@@ -194,3 +194,18 @@ def test_head_is_a_get_without_its_body(web: Web, images: list[Dataset]) -> None
         assert (head.status_code, head.content) == (body.status_code, b"")
         assert head.headers["content-type"].partition("boundary")[0] == body.headers["content-type"].partition("boundary")[0]
         assert head.headers["etag"] == body.headers["etag"]
+
+
+def test_what_the_conformance_statement_says_is_not_supported(web: Web, images: list[Dataset]) -> None:
+    study, sop = address(images[0], "study"), address(images[0], "instance")
+    assert refused(web, "/studies", 'multipart/related; type="application/dicom+xml"') == 406
+    assert refused(web, f"{sop}/metadata", "application/dicom+xml") == 406
+    for kind in ("video/mp4", "image/jp2", "text/html"):
+        assert refused(web, f"{study}/rendered", kind) == 406
+    for asked in ("annotation=patient", "iccprofile=srgb", "presentationSeriesUID=1.2"):
+        assert refused(web, f"{sop}/rendered?{asked}") == 400
+        assert asked.startswith("icc") or refused(web, f"{address(images[0], 'wado')}&{asked}") == 400
+    headers = {"Content-Type": 'multipart/related; type="application/dicom+json"; boundary=x'}
+    assert web.client.post("/studies", content=b"--x--", headers=headers).status_code == 415
+    assert refused(web, "/workitems") == 404
+    assert web.client.request("OPTIONS", "/studies").status_code == 405

@@ -7,7 +7,7 @@ item has no average precision and is left out of the mean; boxes that the data m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,8 +106,10 @@ def statistics(cases: Sequence[Case], classes: Sequence[str], threshold: float =
         found[f"ap50.{key}"] = _mean_of([_coco(matches[each], [0]) for each in there], n)
         found[f"ap50_95.{key}"] = _mean_of([_coco(matches[each], range(len(IOUS))) for each in there], n)
         found[f"froc.{key}"] = _mean_of([_froc(matches[each]) for each in there], n)
-        found[f"sensitivity50.{key}"] = _statistic(_rate(matches[name], threshold, of_found=False), n)
-        found[f"precision50.{key}"] = _statistic(_rate(matches[name], threshold, of_found=True), n)
+        taken = int(((matches[name].scores >= threshold) & ~matches[name].ignored[0]).sum())
+        for share, boxes, of_found in (("sensitivity50", int(matches[name].wanted.sum()), False), ("precision50", taken, True)):
+            rate = _statistic(_rate(matches[name], threshold, of_found=of_found), n)
+            found[f"{share}.{key}"] = replace(rate, n=boxes, proportion=True)
     return found
 
 

@@ -119,31 +119,78 @@ def _whom(report: Report) -> Iterator[str]:
 
 
 def _figures(report: Report) -> Iterator[str]:
-    words = _words(report)
+    """Figures of everything in one table; those of several classes in another, a column a class."""
+    classes = report.measured.classes
+    own = {f".{slug(name)}": name for name in classes}
+    overall = [name for name in report.figures if not any(name.endswith(end) for end in own)]
+    if len(classes) == 1:
+        overall = [name for name in report.figures if name.rpartition(".")[0] not in report.figures]
     yield "<h2>What was measured, and how sure it is</h2>"
+    yield from _overall(report, sorted(overall, key=lambda name: "." in name and name != report.headline))
+    if len(classes) > 1:
+        yield from _by_class(report)
+    if any(figure.method == "wilson" for figure in report.figures.values()):
+        yield "<p class=sub>* All agree, so drawing again shows no spread; this is Wilson's interval of a share.</p>"
+    yield from _glossary(report)
+    yield from _thresholds(report)
+
+
+def _overall(report: Report, names: Sequence[str]) -> Iterator[str]:
+    words = _words(report)
     yield "<div class=wide><table><tr><th>figure<th>of<th class=number>value<th class=number>95 % interval"
-    yield "<th class=number>n<th>meaning</tr>"
-    for metric, figure in report.figures.items():
-        key, whose = of_what(metric, report.measured.classes)
-        word = words.get(key, Word(key, ""))
-        unit = f" {word.unit}" if word.unit and figure.value is not None else ""
-        mark = " *" if figure.method == "wilson" else ""
+    yield "<th class=number>n<th class=meaning>meaning</tr>"
+    for name in names:
+        key, whose = of_what(name, report.measured.classes)
+        word, figure = words.get(key, Word(key, "")), report.figures[name]
         yield (
-            f"<tr><td>{escape(word.name)}<td>{escape(whose)}<td class=number>{number(figure.value, word.decimals)}{unit}"
-            f"<td class=number>{interval(figure, word.decimals)}{mark}<td class=number>{figure.n}"
-            f"<td class=meaning>{escape(word.meaning)}</tr>"
+            f"<tr><td>{escape(word.name)}<td>{escape(whose)}<td class=number>{_value(figure, word)}"
+            f"<td class=number>{_interval(figure, word)}<td class=number>{figure.n}<td class=meaning>{escape(word.meaning)}</tr>"
         )
     yield "</table></div>"
-    if any(figure.method == "wilson" for figure in report.figures.values()):
-        yield "<p class=sub>* All items agree, so drawing again shows no spread; this is Wilson's interval of a share.</p>"
-    if report.thresholds:
-        yield "<h3>Thresholds</h3><div class=wide><table><tr><th>label<th class=number>threshold<th>where it comes from</tr>"
-        for label, each in report.thresholds.items():
-            source = each.source + (f", {each.n} items" if each.n is not None else "") + f": {each.rule}"
-            yield f"<tr><td>{escape(label)}<td class=number>{each.value:.4g}<td>{escape(source)}</tr>"
-        yield "</table></div>"
-        if report.kind == "multi-class":
-            yield "<p class=sub>Each item has one class here: the highest score decides, and the thresholds are not used.</p>"
+
+
+def _by_class(report: Report) -> Iterator[str]:
+    words, classes = _words(report), report.measured.classes
+    keys = list(
+        dict.fromkeys(name.partition(".")[0] for name in report.figures if name.endswith(tuple(f".{slug(each)}" for each in classes)))
+    )
+    yield "<h3>Class by class</h3><div class=wide><table><tr><th>figure"
+    yield "".join(f"<th class=number>{escape(name)}" for name in classes) + "</tr>"
+    for key in keys:
+        cells = ""
+        for name in classes:
+            figure = report.figures[f"{key}.{slug(name)}"]
+            cells += f"<td class=number>{_value(figure, words[key])}<br><small>{_interval(figure, words[key])}<br>n = {figure.n}</small>"
+        yield f"<tr><td>{escape(words[key].name)}{cells}</tr>"
+    yield "</table></div>"
+
+
+def _value(figure: Figure, word: Word) -> str:
+    return number(figure.value, word.decimals) + (f" {word.unit}" if word.unit and figure.value is not None else "")
+
+
+def _interval(figure: Figure, word: Word) -> str:
+    return interval(figure, word.decimals) + (" *" if figure.method == "wilson" else "")
+
+
+def _glossary(report: Report) -> Iterator[str]:
+    words = _words(report)
+    keys = list(dict.fromkeys(name.partition(".")[0] for name in report.figures))
+    yield "<details><summary>What the figures mean</summary><dl>"
+    yield from (f"<dt>{escape(words[key].name)}</dt><dd>{escape(words[key].meaning)}</dd>" for key in keys if key in words)
+    yield "<dt>n</dt><dd>how many items (of boxes: how many boxes) the figure is about</dd></dl></details>"
+
+
+def _thresholds(report: Report) -> Iterator[str]:
+    if not report.thresholds:
+        return
+    yield "<h3>Thresholds</h3><div class=wide><table><tr><th>label<th class=number>threshold<th>where it comes from</tr>"
+    for label, each in report.thresholds.items():
+        source = each.source + (f", {each.n} items" if each.n is not None else "") + f": {each.rule}"
+        yield f"<tr><td>{escape(label)}<td class=number>{each.value:.4g}<td>{escape(source)}</tr>"
+    yield "</table></div>"
+    if report.kind == "multi-class":
+        yield "<p class=sub>Each item has one class here: the highest score decides, and the thresholds are not used.</p>"
 
 
 def _figure(svg: str | None, caption: str) -> str:

@@ -224,7 +224,8 @@ def froc(name: str, title: str, matches: Mapping[str, detection.Matches]) -> str
         axes = plot.axes
         for number, (text, each) in enumerate(matches.items()):
             alarms, found = (curve[0] for curve in detection.froc_curve(each, np.ones((1, len(each.wanted)))))
-            axes.step(np.maximum(alarms, 0.01), found, where="post", color=SERIES[number % 6], linewidth=2, label=text)
+            right = np.append(np.maximum(alarms, 0.01), max(16.0, float(alarms[-1])))  # beyond the last box nothing more is found
+            axes.step(right, np.append(found, found[-1]), where="post", color=SERIES[number % 6], linewidth=2, label=text)
         axes.set_xscale("log", base=2)
         axes.set_xlim(0.0625, 16)
         axes.set_xticks(detection.FALSE_POSITIVES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])

@@ -160,7 +160,7 @@ def measure(
             _measure_one(source, item, sample, reference, task, classes, watchers, kept)
         progress(number, len(chosen))
     unit = "px" if "px" in kept.units else "mm"
-    notes = tuple(_remarks(kept))
+    notes = tuple(_remarks(kept)) if task == "segmentation" else ()
     dimensions = max(kept.dimensions) if kept.dimensions else None
     return Measured(task, tuple(classes), tuple(kept.cases), tuple(kept.skipped), notes, unit, dimensions)
 
@@ -168,6 +168,8 @@ def measure(
 def _remarks(kept: _Kept) -> Iterator[str]:
     if len(kept.units) > 1:
         yield "Some images state the size of a pixel and some do not: lengths are in mm for the ones and in pixels for the others."
+    if kept.units == {"px"}:
+        yield "Nobody states the size of a pixel here: lengths and areas are in pixels of the image."
     if kept.displaced:
         yield f"{kept.displaced} masks state another place than their image, of the same size; they were laid on it pixel by pixel."
 

@@ -66,11 +66,13 @@ def of_what(metric: str, classes: Sequence[str]) -> tuple[str, str]:
 
 def number(value: float | None, decimals: int) -> str:
     """A number for people."""
-    return "not defined" if value is None else f"{value:.{decimals}f}"
+    if value is None:
+        return "not defined"
+    return f"{value:.{decimals if abs(value) < 1000 else 0}f}"
 
 
 def interval(figure: Figure, decimals: int) -> str:
     """An interval for people."""
     if figure.low is None or figure.high is None:
         return "none"
-    return f"{figure.low:.{decimals}f} to {figure.high:.{decimals}f}"
+    return f"{number(figure.low, decimals)} to {number(figure.high, decimals)}"

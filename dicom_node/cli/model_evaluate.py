@@ -29,7 +29,7 @@ def add(models: Any) -> None:
         "measure a model on a part of a data set, and write a report",
         description="Predict every item of a part of a data set as the node would, and compare with what is known of it.\n"
         f"Written to DIR: {PAGE} (for people, one file, no network), {REPORT} (for `release add` and programs), {ITEMS}.\n"
-        "Intervals are 95 %, by drawing subjects again and again.",
+        "Intervals are 95 %, by drawing subjects again and again. Called again after it was killed, it goes on where it was.",
         example="dicom-node model evaluate cxr_lungs --data 'pairs:./lungs?classes=lung' --splits lungs.split.json --out ./evaluation",
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="name or folder")
@@ -72,6 +72,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             replicates=max(arguments.replicates, 0),
             seed=arguments.seed,
             worst=max(arguments.worst, 0),
+            journal=arguments.out,
             progress=progress,
         )
         report = evaluate(bundle, dataset, splits, arguments.split, against=against, options=options)
@@ -87,6 +88,7 @@ def _make(folder: Path) -> None:
 
 
 def _write(folder: Path, report: Report) -> None:
+    from models.evaluation.journal import clear
     from models.evaluation.page import write_page
     from models.evaluation.report import write_items, write_json
 
@@ -94,6 +96,7 @@ def _write(folder: Path, report: Report) -> None:
         write_items(report, folder / ITEMS)
         write_page(report, folder / PAGE)
         write_json(report, folder / REPORT)
+        clear(folder)
     except OSError as error:
         raise CommandFailed(f"the report cannot be written to {folder}: {error.strerror}") from error
 

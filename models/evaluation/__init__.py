@@ -1,8 +1,8 @@
 """Judging a model on a data set, through the same path that serves it.
 
     protocol.py                     what a model answered, and what is kept of each item
-    volumes.py                      an item as the volume that the node would hand to the model
-    run.py                          predict every item of a split
+    volumes.py answers.py           an item as the volume that the node would hand to the model; the model's answer
+    run.py journal.py               predict every item of a split; go on after a kill
     segmentation.py                 Dice, IoU, surface distances, volumes    (MONAI)
     classification.py               thresholds, ROC, PR, calibration         (scikit-learn)
     detection.py                    mAP, FROC                                (MONAI)

@@ -29,11 +29,13 @@ def match_classes(bundle: Bundle, task: Task, classes: Sequence[str]) -> Matched
     Raises
     ------
     EvaluationImpossible
-        The bundle does another task, or no class is common to both.
+        The bundle does another task, no class is common to both, or two names differ in letter case or signs only.
     """
     spec = bundle.dicom
     labels = _labels(bundle, task)
     by_slug = {slug(name): name for name in classes}
+    if len(by_slug) < len(classes):
+        raise EvaluationImpossible(f"two classes of the data have the same name: {', '.join(classes)}")
     names = {label: by_slug[slug(label)] for label in labels if slug(label) in by_slug}
     if not names and len(labels) == 1 and len(classes) == 1:
         names = {labels[0]: classes[0]}

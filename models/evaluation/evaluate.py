@@ -11,11 +11,13 @@ from pathlib import Path
 from models.bundle import Bundle, file_sha256
 from models.datasets.protocol import DataSet, Item, Skipped, Task
 from models.evaluation import classification, detection, segmentation
+from models.evaluation.answers import BundleAnswers, answers_of
 from models.evaluation.bootstrap import REPLICATES, Figure, Resamples, Statistic, difference, figure, mean
 from models.evaluation.classification import Kind, Threshold
 from models.evaluation.gallery import Gallery, Picture
+from models.evaluation.journal import Journal
 from models.evaluation.protocol import Case, EvaluationImpossible, slug
-from models.evaluation.run import Measured, Progress, Source, answers_of, items_of, measure
+from models.evaluation.run import Measured, Progress, items_of, measure
 from models.evaluation.subgroups import Gap, Group, group_figures, groups_of, widest_gap
 
 #: Under this name stands the score from which on a detector's boxes are shown.
@@ -87,6 +89,8 @@ class Options:
     ----------
     threshold
         ``youden`` or ``sensitivity=0.95``: chosen on the validation split. Without one the model's own holds.
+    journal
+        A folder in which what was measured is kept item by item, so that an evaluation that was killed goes on.
     """
 
     device: str = "cpu"
@@ -95,6 +99,7 @@ class Options:
     replicates: int = REPLICATES
     seed: int = 0
     worst: int = 12
+    journal: Path | None = None
     progress: Progress = field(default=lambda done, total: None)
 
 
@@ -217,16 +222,25 @@ def report(
 
 
 def _measured(
-    source: Source, items: Sequence[Item], dataset: DataSet, classes: Sequence[str], options: Options, gallery: Gallery | None = None
+    source: BundleAnswers, items: Sequence[Item], dataset: DataSet, classes: Sequence[str], options: Options, gallery: Gallery | None = None
 ) -> Measured:
-    watchers = [gallery] if gallery is not None else []
+    pictures = gallery.most if gallery is not None else 0
+    digest = fingerprint(items) if options.journal is not None else ""
+    journal = Journal(options.journal, source.bundle.digest, digest, dataset.task, *dataset.classes, "", *classes, str(pictures))
     return measure(
-        source, items, task=dataset.task, data_classes=dataset.classes, classes=classes, watchers=watchers, progress=options.progress
+        source,
+        items,
+        task=dataset.task,
+        data_classes=dataset.classes,
+        classes=classes,
+        watcher=gallery,
+        journal=journal,
+        progress=options.progress,
     )
 
 
 def _thresholds(
-    bundle: Bundle, source: Source, dataset: DataSet, splits: Mapping[str, str] | None, options: Options
+    bundle: Bundle, source: BundleAnswers, dataset: DataSet, splits: Mapping[str, str] | None, options: Options
 ) -> dict[str, Threshold]:
     if dataset.task != "classification":
         if options.threshold is not None:

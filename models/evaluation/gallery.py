@@ -51,16 +51,23 @@ class Gallery:
         self._heap: list[_Entry] = []
         self._seen = 0
 
-    def see(self, case: Case, sample: Sample, answer: Answer | None, reference: Mapping[str, Mask]) -> None:
+    def see(self, case: Case, sample: Sample, answer: Answer | None, reference: Mapping[str, Mask]) -> Picture | None:
+        """Draw a case, where it is among the worst so far."""
         badness, caption = self._judge(case)
-        self._seen += 1
-        if not self.most or badness <= 0:
-            return
-        if len(self._heap) == self.most and badness <= self._heap[0].badness:
-            return
+        full = len(self._heap) == self.most
+        if not self.most or badness <= 0 or (full and badness <= self._heap[0].badness):
+            self.take(None)
+            return None
         picture = Picture(case.id, badness, caption, _draw(sample, answer or Answer(), reference, _sure(case, self.threshold)))
-        push = heapq.heappush if len(self._heap) < self.most else heapq.heapreplace
-        push(self._heap, _Entry(badness, -self._seen, picture))
+        self.take(picture)
+        return picture
+
+    def take(self, picture: Picture | None) -> None:
+        """Take in a picture that :meth:`see` drew, now or in an earlier run."""
+        self._seen += 1
+        if picture is not None:
+            push = heapq.heappush if len(self._heap) < self.most else heapq.heapreplace
+            push(self._heap, _Entry(picture.badness, -self._seen, picture))
 
     def worst(self) -> tuple[Picture, ...]:
         """From the worst on."""

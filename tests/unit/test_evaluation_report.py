@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from dicom_node.cli.main import main
 from dicom_node.releases.report import read_report
 from models.bundle import load_bundle
 from models.datasets.collection import Collection
+from models.datasets.loading import load
 from models.datasets.protocol import Box, Item
 from models.datasets.splits import Leak
 from models.evaluation.evaluate import Options, Report, evaluate
 from models.evaluation.page import page, write_page
 from models.evaluation.protocol import EvaluationImpossible
 from models.evaluation.report import as_json, write_items, write_json
+from tests.imaging import as_file, series
 from tests.planar_bundle import planar_bundle, shadows
 from tests.tiny_bundle import THRESHOLD, tiny_bundle
 
@@ -84,6 +87,21 @@ def test_left_handed_and_turned_files_meet_their_masks(tmp_path: Path) -> None:
     assert "One subject only" in " ".join(report.notes)
 
 
+def test_dicom_series_are_read_as_serving_reads_them(tmp_path: Path) -> None:
+    values = np.zeros((6, 12, 10), np.int16)
+    values[1:4, 2:9, 3:8] = THRESHOLD + 500
+    names = []
+    for number, image in enumerate(series(values, step=-1.5)):  # against the normal: the volume turns them round
+        names.append(tmp_path / f"{number}.dcm")
+        names[-1].write_bytes(as_file(image).getvalue())
+    mask = np.zeros((10, 12, 6), np.uint8)
+    mask[3:8, 2:9, 2:5] = 1
+    item = Item("mr", "p", tuple(names), nifti(tmp_path / "mask.nii.gz", mask))
+    report = evaluate(load_bundle(tiny_bundle(tmp_path)), Collection("mr", "segmentation", ("Bright",), (item,)), None, options=QUICK)
+    assert report.figures["dice.bright"].value == pytest.approx(1.0)
+    assert report.measured.cases[0].values["reference.bright"] == pytest.approx(3 * 7 * 5 * 0.8 * 0.7 * 1.5 / 1000)
+
+
 def test_what_cannot_be_used_or_gets_no_answer_is_said(tmp_path: Path) -> None:
     dataset = heads(tmp_path)
     broken = head(tmp_path, "broken")
@@ -132,6 +150,8 @@ def test_it_is_refused_with_a_reason(tmp_path: Path) -> None:
         evaluate(bundle, dataset, {item.id: "train" for item in dataset})
     with pytest.raises(EvaluationImpossible, match="no class of the data"):
         evaluate(bundle, Collection("x", "segmentation", ("A", "B"), dataset.items), None)
+    with pytest.raises(EvaluationImpossible, match="same name"):
+        evaluate(bundle, Collection("x", "segmentation", ("Bright", "bright "), dataset.items), None)
     with pytest.raises(EvaluationImpossible, match="made for something else"):
         evaluate(bundle, Collection("x", "detection", ("Bright",), dataset.items), None)
     with pytest.raises(EvaluationImpossible, match="for classifications only"):
@@ -143,6 +163,32 @@ def test_it_is_refused_with_a_reason(tmp_path: Path) -> None:
         item.image[0].unlink()
     with pytest.raises(EvaluationImpossible, match=r"no item of the split could be read: .*h00\.nii\.gz: there is no such file"):
         evaluate(bundle, dataset, None, options=QUICK)
+
+
+def test_an_evaluation_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    dataset, bundle = heads(tmp_path), load_bundle(tiny_bundle(tmp_path))
+    dataset.items[1].image[0].write_bytes(b"nothing")
+    whole = evaluate(bundle, dataset, None, options=QUICK)
+
+    def kill(done: int, total: int) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(bundle, dataset, None, options=replace(QUICK, journal=tmp_path, progress=kill))
+    (kept,) = tmp_path.glob(".measured-*.jsonl")
+    kept.write_bytes(kept.read_bytes()[:-20])  # the last line is torn: that item is measured again
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.evaluation.run.load", lambda item, classes=None: asked.append(item.id) or load(item, classes=classes))
+        resumed = evaluate(bundle, dataset, None, options=replace(QUICK, journal=tmp_path))
+    assert asked == [item.id for item in dataset.items[6:]]
+    assert (resumed.figures, resumed.gallery, resumed.measured) == (whole.figures, whole.gallery, whole.measured)
+    assert resumed.measured.cases == whole.measured.cases
+
+    nifti(dataset.items[0].image[0], np.zeros((16, 16, 8), np.int16))
+    changed = evaluate(bundle, dataset, None, options=replace(QUICK, journal=tmp_path))  # other data: nothing kept is used
+    assert changed.measured.cases[0].values["dice.bright"] == 0.0
 
 
 def test_two_models_are_compared_on_the_same_items(tmp_path: Path) -> None:

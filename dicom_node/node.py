@@ -20,6 +20,7 @@ from dicom_node.clock import Clock
 from dicom_node.config import Config
 from dicom_node.errors import ConfigurationError
 from dicom_node.own_devices import OwnDevices
+from dicom_node.releases import history
 from dicom_node.transcode import Transcoder
 from storage import associations
 from storage.archive import Archive, ArchiveSettings, IngestSession, Source
@@ -66,6 +67,7 @@ def prepare(config: Config) -> None:
             Archive.create(root, database)
             log.info("archive.created", root=str(root))
         Archive.open(root, database, process="prepare").close()
+        history.recall(database, config.releases_root)
     finally:
         database.close()
 

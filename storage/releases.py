@@ -10,11 +10,12 @@ at once are one after the other.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from storage.errors import NotFound, ReleaseConflict
 from storage.records import ReleaseEventRecord, ReleaseRecord, from_row
@@ -192,6 +193,60 @@ def events(connection: Connection, pk: int) -> list[ReleaseEventRecord]:
     """Read what happened to a release, oldest first."""
     query = select(release_event).where(release_event.c.release_pk == pk).order_by(release_event.c.pk)
     return [from_row(ReleaseEventRecord, row) for row in connection.execute(query)]
+
+
+# --- outliving the index
+
+
+@dataclass(frozen=True)
+class Line:
+    """One transition, with all that makes its release known."""
+
+    name: str
+    version: str
+    digest: str
+    at: float
+    actor: str
+    before: str | None
+    after: str
+    reason: str
+    detail: dict[str, Any]
+
+
+def newest_event(connection: Connection) -> int:
+    """Read the key of the newest transition of any release; 0 where there is none."""
+    return int(connection.scalar(select(func.max(release_event.c.pk))) or 0)
+
+
+def history(connection: Connection, *, after: int = 0) -> list[Line]:
+    """Read all transitions (after one), oldest first."""
+    joined = release_event.join(model_release, model_release.c.pk == release_event.c.release_pk)
+    columns = [*(model_release.c[name] for name in ("name", "version", "digest")), *release_event.c]
+    query = select(*columns).select_from(joined).where(release_event.c.pk > after).order_by(release_event.c.pk)
+    return [from_row(Line, row) for row in connection.execute(query)]
+
+
+def restore(connection: Connection, lines: Iterable[Mapping[str, Any]]) -> int:
+    """Put releases and their transitions into an index that knows none; how many. An index that knows some is left as it is."""
+    if connection.scalar(select(model_release.c.pk).limit(1)) is not None:
+        return 0
+    known: dict[str, int] = {}
+    for line in lines:
+        try:
+            each = Line(**{field.name: line[field.name] for field in fields(Line)})
+            after = State(each.after)
+        except (KeyError, TypeError, ValueError):
+            continue
+        if each.digest not in known:
+            values = {"name": each.name, "version": each.version, "digest": each.digest, "added_at": each.at, "state_at": each.at}
+            known[each.digest] = connection.execute(insert(model_release).values(**values).returning(model_release.c.pk)).scalar_one()
+        if after is State.DEPLOYED:  # what a crash kept from being written down
+            others = (model_release.c.name == each.name, model_release.c.state == State.DEPLOYED.value)
+            connection.execute(update(model_release).where(*others).values(state=State.RETIRED.value))
+        pk = known[each.digest]
+        connection.execute(update(model_release).where(model_release.c.pk == pk).values(state=after.value, state_at=each.at))
+        _event(connection, pk, each.before, after, each.actor, each.reason, each.detail, each.at)
+    return len(known)
 
 
 # --- inside

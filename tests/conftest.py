@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from pynetdicom.transport import AssociationSocket
 
 from tests.postgresql import binaries
@@ -46,6 +47,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("no folder of real images: set DICOM_NODE_DATA")
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+@pytest.fixture(autouse=True)
+def _log_of_its_own() -> Iterator[None]:
+    """A command that runs in the test's process sets up the log for it, on an output that is closed when the test ends."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(autouse=True, scope="session")

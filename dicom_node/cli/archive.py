@@ -179,10 +179,13 @@ def _delete(arguments: argparse.Namespace) -> None:
 
 
 def _backup(arguments: argparse.Namespace) -> int:
+    from dicom_node.releases import history
+    from dicom_node.releases.files import FOLDER
     from storage.backup import backup
 
     with quiet_node(configuration(arguments)) as node:
         report = backup(node.archive, arguments.destination, link=arguments.link, progress=output.counter())
+        history.copy_to(node.config.releases_root, arguments.destination / FOLDER)
     _report(arguments, report, f"{report.instances} instances, {output.size(report.size)}, in {report.destination}")
     for name in report.missing:
         output.note(f"the index names a file that is not there: {name}")
@@ -190,9 +193,12 @@ def _backup(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> None:
+    from dicom_node.releases import history
+    from dicom_node.releases.files import FOLDER
     from storage.backup import restore
 
     config = configuration(arguments)
     config.node.data_dir.mkdir(parents=True, exist_ok=True)
     report = restore(arguments.source, config.archive_root, config.database_url, progress=output.counter())
+    history.copy_to(arguments.source / FOLDER, config.releases_root)
     _report(arguments, report, f"restored {report.instances} instances, {output.size(report.size)}; next: dicom-node check")

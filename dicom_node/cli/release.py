@@ -135,15 +135,17 @@ def _lines(shown: Overview) -> list[str]:
 def _shadow(arguments: argparse.Namespace) -> None:
     from dicom_node.releases import lifecycle
 
-    with index_of(configuration(arguments)) as database:
-        _step(arguments, lifecycle.shadow(database, arguments.release, who=who(), reason=arguments.reason, now=time.time()))
+    config = configuration(arguments)
+    with index_of(config) as database:
+        _step(arguments, lifecycle.shadow(config, database, arguments.release, who=who(), reason=arguments.reason, now=time.time()))
 
 
 def _retire(arguments: argparse.Namespace) -> None:
     from dicom_node.releases import lifecycle
 
-    with index_of(configuration(arguments)) as database:
-        _step(arguments, lifecycle.retire(database, arguments.release, who=who(), reason=arguments.reason, now=time.time()))
+    config = configuration(arguments)
+    with index_of(config) as database:
+        _step(arguments, lifecycle.retire(config, database, arguments.release, who=who(), reason=arguments.reason, now=time.time()))
 
 
 def _deploy(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from dicom_node.config import Config
 from dicom_node.errors import CommandFailed
 from dicom_node.releases import gate
 from dicom_node.releases.files import keep, read_release
+from dicom_node.releases.history import written_down
 from dicom_node.releases.report import Report, plain_metrics, read_report
 from models.bundle import Bundle
 from models.weights import resolve_weights
@@ -47,7 +48,7 @@ def add(config: Config, database: Database, source: Path, report: Path | None, *
     bundle = keep(source, config.releases_root)
     if read is not None:
         _belongs(read[0], bundle)
-    with database.begin() as connection:
+    with written_down(database, config.releases_root) as connection:
         release, new = releases.add(
             connection, name=bundle.name, version=bundle.version, digest=bundle.digest, actor=who, reason=reason, now=now
         )
@@ -69,15 +70,15 @@ def _belongs(report: Report, bundle: Bundle) -> None:
         )
 
 
-def shadow(database: Database, reference: str, *, who: str, reason: str, now: float) -> ReleaseRecord:
+def shadow(config: Config, database: Database, reference: str, *, who: str, reason: str, now: float) -> ReleaseRecord:
     """Let a release look on."""
-    with database.begin() as connection:
+    with written_down(database, config.releases_root) as connection:
         return releases.shadow(connection, releases.find(connection, reference).pk, actor=who, reason=reason, now=now)
 
 
-def retire(database: Database, reference: str, *, who: str, reason: str, now: float) -> ReleaseRecord:
+def retire(config: Config, database: Database, reference: str, *, who: str, reason: str, now: float) -> ReleaseRecord:
     """Take a release out of use."""
-    with database.begin() as connection:
+    with written_down(database, config.releases_root) as connection:
         return releases.retire(connection, releases.find(connection, reference).pk, actor=who, reason=reason, now=now)
 
 
@@ -95,7 +96,7 @@ def deploy(config: Config, database: Database, reference: str, *, who: str, reas
         release = releases.find(connection, reference)
     bundle = read_release(config.releases_root, release.digest)
     resolve_weights(bundle, config.node.weights)
-    with database.begin() as connection:
+    with written_down(database, config.releases_root) as connection:
         verdict = gate.judge(gate.demands(config, bundle), release_watch.evaluations(connection, release.pk))
         if not verdict.passed or verdict.evaluation is None:
             raise CommandFailed(f"{release.name} {release.version} ({release.digest[:12]}) is not deployed: {verdict.why_not}")
@@ -108,7 +109,7 @@ def deploy(config: Config, database: Database, reference: str, *, who: str, reas
 
 def rollback(config: Config, database: Database, name: str, *, who: str, reason: str, now: float) -> Deployed:
     """Put the release back that was deployed before the present one. It passed the gate then, and is not asked again."""
-    with database.begin() as connection:
+    with written_down(database, config.releases_root) as connection:
         release, replaced = releases.rollback(connection, name, actor=who, reason=reason, now=now)
         resolve_weights(read_release(config.releases_root, release.digest), config.node.weights)  # else nothing is changed
     return Deployed(release, replaced)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import threading
 
 import pytest
+from sqlalchemy import delete
 
 from storage import release_watch, releases
 from storage.database import Database
 from storage.errors import NotFound, ReleaseConflict, StorageError
 from storage.records import ReleaseRecord
 from storage.releases import State
+from storage.schema import model_release, release_event
 
 
 def added(database: Database, digit: str, *, name: str = "lungs") -> ReleaseRecord:
@@ -202,3 +206,26 @@ def test_the_newest_inputs_are_looked_at_and_the_older_ones_forgotten(database: 
         assert release_watch.forget_inputs(connection, a.pk, 2) == 3
         assert release_watch.forget_inputs(connection, b.pk, 2) == 0
         assert [each["mean"] for each in release_watch.inputs(connection, a.pk, 9)[1]] == [5, 4]
+
+
+def test_history_makes_the_same_releases_in_an_empty_index(database: Database) -> None:
+    a, b, c = (added(database, digit) for digit in "abc")
+    for each in (a, b, c):
+        deploy(database, each)
+    with database.begin() as connection:
+        releases.rollback(connection, "lungs", actor="ada", reason="bad")
+        newest = releases.newest_event(connection)
+        lines = [dataclasses.asdict(each) for each in releases.history(connection)]
+        assert releases.history(connection, after=newest) == []
+        assert releases.restore(connection, lines) == 0, "this index knows its releases"
+        before = [(each.digest, each.state) for each in releases.every(connection)]
+        connection.execute(delete(release_event))
+        connection.execute(delete(model_release))
+    lines = json.loads(json.dumps([*lines[:2], {"name": "half"}, {**lines[0], "after": "nonsense"}, *lines[2:], lines[-1]]))
+    with database.begin() as connection:
+        assert releases.restore(connection, lines) == 3
+        assert [(each.digest, each.state) for each in releases.every(connection)] == before
+        present = releases.deployed(connection, "lungs")
+        assert present is not None
+        assert present.digest == b.digest
+        assert releases.rollback(connection, "lungs", actor="ada", reason="worse")[0].digest == a.digest

@@ -153,7 +153,7 @@ def test_adding_killed_at_any_step_leaves_nothing_and_can_be_done_again(tmp_path
     assert add(config, database, bundle).new
     deploy(config, database, "tiny")
     database.close()
-    kept = [each.name for each in config.releases_root.iterdir() if each.name != ".lock"]
+    kept = [each.name for each in config.releases_root.iterdir() if each.is_dir()]
     assert len(kept) == 1, "what was left half-way is gone"
 
 

@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.fixture
 def call(config: Config, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Call the program; its exit code, what it printed and what it complained of."""
+    """Call the program in this process; its exit code, what it printed and what it complained of."""
 
     def command(*arguments: object) -> tuple[int, str, str]:
         file = config.node.data_dir.parent / "node.toml"
@@ -231,7 +231,7 @@ def test_what_was_interrupted_is_swept_by_the_next_command(call: Any, config: Co
     (stray / "dicom.toml").write_text("half")
     bundle = version(tmp_path, "1")
     assert call("release", "add", bundle)[0] == 0
-    assert sorted(each.name for each in config.releases_root.iterdir()) == sorted([".lock", load_bundle(bundle).digest])
+    assert sorted(each.name for each in config.releases_root.iterdir()) == sorted([".lock", "history.jsonl", load_bundle(bundle).digest])
 
 
 def test_one_that_ships_is_added_by_its_name(call: Any) -> None:

@@ -81,7 +81,7 @@ def test_a_release_in_the_shadow_looks_on_and_sends_nothing(tmp_path: Path) -> N
         with running(settings(tmp_path / "node", more=peer("pacs", pacs.port) + rule("pacs"))) as node:
             a, b = add(node, first), add(node, second)
             deploy(node, a)
-            lifecycle.shadow(node.node.database, b.digest, who="ada", reason="look", now=time.time())
+            lifecycle.shadow(node.node.config, node.node.database, b.digest, who="ada", reason="look", now=time.time())
             uid = study(node, tmp_path)
             live, looking = runs_of(node, uid)
             assert (live.release_digest, live.shadow, live.state) == (a.digest, False, "COMPLETED")
@@ -113,7 +113,7 @@ def test_a_release_in_the_shadow_looks_on_and_sends_nothing(tmp_path: Path) -> N
 def test_agreement_where_both_find_nothing_and_where_one_release_stands_alone(tmp_path: Path) -> None:
     with running(settings(tmp_path / "node", more=rule())) as node:
         b = add(node, version(tmp_path / "v", "2"))
-        lifecycle.shadow(node.node.database, "tiny", who="ada", reason="look", now=time.time())
+        lifecycle.shadow(node.node.config, node.node.database, "tiny", who="ada", reason="look", now=time.time())
         uid = study(node, tmp_path)
         (looking,) = runs_of(node, uid)
         assert (looking.state, looking.shadow, looking.compared_with, looking.agreement) == ("COMPLETED", True, None, None)
@@ -135,7 +135,7 @@ def test_a_shadow_that_fails_leaves_the_result_alone(tmp_path: Path) -> None:
     with running(settings(tmp_path / "node", more=rule() + "[executor]\nattempts = 1\n")) as node:
         deploy(node, add(node, first))
         broken = add(node, second)
-        lifecycle.shadow(node.node.database, "tiny@2", who="ada", reason="look", now=time.time())
+        lifecycle.shadow(node.node.config, node.node.database, "tiny@2", who="ada", reason="look", now=time.time())
         uid = study(node, tmp_path)
         assert [(run.shadow, run.state) for run in runs_of(node, uid)] == [(False, "COMPLETED"), (True, "FAILED")]
         assert objects(node, uid) == [SEG, SR]
@@ -154,7 +154,7 @@ def test_a_folder_counts_until_the_first_release_is_deployed(tmp_path: Path) -> 
         assert (run.bundle_version, run.release_pk, run.state) == ("0", None, "COMPLETED")
         deploy(node, release)
         assert runs_of(node, study(node, tmp_path))[0].bundle_version == "1"
-        lifecycle.retire(node.node.database, "tiny", who="ada", reason="wrong", now=time.time())
+        lifecycle.retire(node.node.config, node.node.database, "tiny", who="ada", reason="wrong", now=time.time())
         uid = study(node, tmp_path)
         assert runs_of(node, uid) == []
         told = command(node.node.config, "study", "show", uid).stdout
@@ -182,7 +182,7 @@ def test_a_late_image_renews_the_shadow_too(tmp_path: Path) -> None:
     with running(settings(tmp_path / "node", more=rule())) as node:
         deploy(node, add(node, version(tmp_path / "v", "1")))
         add(node, version(tmp_path / "v", "2"))
-        lifecycle.shadow(node.node.database, "tiny@2", who="ada", reason="look", now=time.time())
+        lifecycle.shadow(node.node.config, node.node.database, "tiny@2", who="ada", reason="look", now=time.time())
         send(node, images[:6], tmp_path / "early")
         node.work()
         send(node, images[6:], tmp_path / "late")

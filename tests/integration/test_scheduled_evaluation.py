@@ -172,7 +172,7 @@ def test_what_is_no_longer_asked_for_ends(tmp_path: Path) -> None:
         queue = node.queue()
         deployed(config, node.database, version(tmp_path / "v", "1"))
         assert scheduled.enqueue_due(config, node.database, queue, time.time()) == 1
-        lifecycle.retire(node.database, "tiny", who="ada", reason="x", now=time.time())
+        lifecycle.retire(config, node.database, "tiny", who="ada", reason="x", now=time.time())
         with evaluating(node) as worker:
             assert worker.step()
         assert queue.list(kind="evaluate")[0].state == JobState.COMPLETED.value

@@ -61,10 +61,10 @@ def test_check_tells_which_bundle_a_rule_means(tmp_path: Path) -> None:
     ok, detail = checked(config)
     assert (ok, detail.endswith("the deployed release")) == (True, True)
     assert release.digest[:12] in detail
-    lifecycle.retire(database, "tiny", who="ada", reason="x", now=time.time())
+    lifecycle.retire(config, database, "tiny", who="ada", reason="x", now=time.time())
     assert checked(config) == (True, "nothing is run: no release of tiny is deployed any more")
     assert meaning(config, "tiny").live is None
-    lifecycle.shadow(database, "tiny", who="ada", reason="x", now=time.time())
+    lifecycle.shadow(config, database, "tiny", who="ada", reason="x", now=time.time())
     assert checked(config)[1].endswith("; 1 in the shadow")
     (config.releases_root / release.digest / "dicom.toml").chmod(0o600)
     (config.releases_root / release.digest / "dicom.toml").write_text("[model")

@@ -15,6 +15,8 @@ from dicom_node.errors import UsageError
 if TYPE_CHECKING:
     from typing import Any
 
+    from models.datasets.collection import Collection
+    from models.features.classical import Baseline
     from models.features.extract import Extraction
     from models.preprocess import Preprocessing
 
@@ -35,6 +37,12 @@ def add(models: Any) -> None:
     parser.add_argument("--bins", type=int, default=32, metavar="N", help="or so many between lowest and highest (default: %(default)s)")
     parser.add_argument("--bundle", metavar="BUNDLE", help="take the images as this model sees them: through its preprocessing")
     parser.add_argument("--processes", type=int, metavar="N", help="default: one a core")
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="SPLIT",
+        help="a stored split (`data split`): also fit classical models, and judge the best on test",
+    )
     with_json(parser)
     parser.set_defaults(run=_features)
 
@@ -48,9 +56,10 @@ def _features(arguments: argparse.Namespace) -> None:
     dataset = opened(arguments)
     progress = output.counter() or (lambda done, of: None)
     made = feature_table(dataset, arguments.out, what, preprocessing=graph, processes=arguments.processes, progress=progress)
+    baseline = _baseline(arguments, dataset)
     skipped = made.skipped[len(dataset.skipped) :]
     if arguments.json:
-        output.data(made)
+        output.data({**output.plain(made), **({"baseline": {**output.plain(baseline), "cases": None}} if baseline else {})})
         return
     for each in skipped[:10]:
         output.note(f"skipped {each.where}, {each.row}: {each.reason}")
@@ -61,6 +70,30 @@ def _features(arguments: argparse.Namespace) -> None:
     output.line(f"{made.rows} rows of {len(made.features)} features")
     output.line(f"wrote {made.path}")
     output.line(f"wrote {made.csv}")
+    if baseline:
+        _tell(baseline)
+
+
+def _baseline(arguments: argparse.Namespace, dataset: Collection) -> Baseline | None:
+    if arguments.baseline is None:
+        return None
+    from models.datasets.splits import read_split
+    from models.features.classical import fit_baseline, from_features
+    from models.features.table import read_features
+
+    return fit_baseline(from_features(read_features(arguments.out)), read_split(arguments.baseline, dataset).parts)
+
+
+def _tell(baseline: Baseline) -> None:
+    for each in baseline.tried:
+        output.note(f"{each.kind} {dict(each.settings)}: validation ROC AUC {each.roc_auc:.4f}")
+    output.line(f"best on validation: {baseline.kind} {dict(baseline.settings)}; on {baseline.counts['test']} test items:")
+    figures = baseline.figures.items()
+    output.table(("figure", "value", "low", "high", "n"), [(name, *map(_number, (f.value, f.low, f.high)), f.n) for name, f in figures])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _extraction(arguments: argparse.Namespace) -> Extraction:

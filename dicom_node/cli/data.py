@@ -1,4 +1,4 @@
-"""``data describe | clean | split``; ``data export`` stands in :mod:`dicom_node.cli.data_export`."""
+"""``data describe | split``; ``data clean`` and ``data export`` stand in modules of their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.cli import data_export, output
+from dicom_node.cli import data_clean, data_export, output
 from dicom_node.cli.common import command, configuration, group, quiet_node, with_json
 from dicom_node.errors import EXIT_FAILED, EXIT_OK, UsageError
 
@@ -23,6 +23,7 @@ DATA_HELP = "data set: KIND:PATH?OPTION=VALUE&..., or a TOML file with a [data] 
 def add(commands: Any) -> None:
     data = group(commands, "data", "data sets: describe, clean, split by subject")
     _add_describe(data)
+    data_clean.add(data)
     _add_split(data)
     data_export.add(data)
 

@@ -228,13 +228,15 @@ def write_split(
     return kept
 
 
-def read_split(path: Path, dataset: DataSet, *, other_data: bool = False) -> StoredSplit:
+def read_split(path: Path, dataset: DataSet, *, other_data: bool = False, leaking: bool = False) -> StoredSplit:
     """A stored split of a data set.
 
     Parameters
     ----------
     other_data
         Take it although the records of the data set are not those that it was made of; items without a part are left out.
+    leaking
+        Take it although a subject is in two parts: for whoever reports that.
 
     Raises
     ------
@@ -255,7 +257,8 @@ def read_split(path: Path, dataset: DataSet, *, other_data: bool = False) -> Sto
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataSetRefused(path, f"it is no split of a data set ({type(error).__name__})") from error
     items = list(dataset)
-    refuse_leaks(items, parts, path)
+    if not leaking:
+        refuse_leaks(items, parts, path)
     missing = set(parts) - {item.id for item in items}
     if not other_data and (missing or kept.records != records_digest(items)):
         what = f"{len(missing)} of its items are not there any more" if missing else "items, subjects or labels are others"

@@ -1,7 +1,8 @@
 """The identifier of a C-FIND (PS3.4 C.4.1.1.3): request bytes to a query of the index, rows of the index to response bytes.
 
 A query's columns are compiled once to functions from value to element; a match is those functions' results, joined. Text that is not
-ASCII goes out in the request's character set where that has it, else in UTF-8, and the match says which.
+ASCII goes out in the request's character set where that has it, else in UTF-8 (:mod:`dicom_node.dimse.character_sets`), and the match says
+which.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from pydicom.charset import convert_encodings, decode_bytes
 
+from dicom_node.dimse.character_sets import Codec, codecs
 from dicom_node.dimse.contexts import IMPLICIT_VR_LITTLE_ENDIAN
 from dicom_node.pixels.elements import LONG, Element, NotReadable, read
 from storage.attributes import UNIQUE_KEYS, Level
@@ -38,24 +40,7 @@ Row = Sequence[Any]
 _TEXT: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _BINARY: Final = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d", "UV": "Q", "SV": "q"}
 _TAG: Final = Struct("<HH")
-_UTF8: Final = "ISO_IR 192"
 _LONGEST: Final = 65534  # of a value whose length has 16 bits; a longer one is left out
-# Character sets without code extensions in which an answer goes out, by their defined terms (PS3.3 C.12.1.1.2). GB18030 and GBK are not
-# among them: a backslash may be the second byte of their characters, and readers take it for the end of a value.
-_SINGLE: Final = {
-    "ISO_IR 100": "latin_1",
-    "ISO_IR 101": "iso8859_2",
-    "ISO_IR 109": "iso8859_3",
-    "ISO_IR 110": "iso8859_4",
-    "ISO_IR 126": "iso8859_7",
-    "ISO_IR 127": "iso8859_6",
-    "ISO_IR 138": "iso8859_8",
-    "ISO_IR 144": "iso8859_5",
-    "ISO_IR 148": "iso8859_9",
-    "ISO_IR 166": "iso8859_11",
-    "ISO_IR 203": "iso8859_15",
-    _UTF8: "utf-8",
-}
 
 
 class IdentifierRefused(ValueError):
@@ -167,7 +152,7 @@ def _value(raw: bytes, vr: str, encodings: list[str]) -> str:
 
 # ------------------------------------------------------------------------- answers
 
-_Encode = Callable[[Any, str], bytes]
+_Encode = Callable[[Any, Codec], bytes]
 
 
 class RowEncoder:
@@ -191,23 +176,16 @@ class RowEncoder:
         made += [(tag, -1, _constant(_element(tag, vr, value.encode("ascii"), explicit))) for tag, vr, value in constants]
         made.append((CHARACTER_SET, -1, _stated(explicit)))
         self._parts = [(number, encode) for _, number, encode in sorted(made, key=lambda each: each[0])]
-        self._codecs = [("", "ascii"), *_codecs(character_sets), (_UTF8, "utf-8")]
-        self._names = {codec: name for name, codec in self._codecs}
+        self._codecs = codecs(character_sets)
 
     def encode(self, row: Row) -> bytes:
         """One match."""
-        for _, codec in self._codecs:
+        for codec in self._codecs:
             try:
-                return b"".join([encode(row[number] if number >= 0 else self._names[codec], codec) for number, encode in self._parts])
+                return b"".join([encode(row[number] if number >= 0 else codec.name, codec) for number, encode in self._parts])
             except UnicodeEncodeError:
                 continue
         raise AssertionError("UTF-8 has every character")
-
-
-def _codecs(character_sets: Sequence[str]) -> list[tuple[str, str]]:
-    """The request's character set as that of an answer; of one with code extensions the first, which may do for the names that match."""
-    name = character_sets[0].replace("ISO 2022 IR ", "ISO_IR ") if character_sets else ""
-    return [(name, _SINGLE[name])] if name in _SINGLE else []
 
 
 def _constant(element: bytes) -> _Encode:
@@ -217,7 +195,7 @@ def _constant(element: bytes) -> _Encode:
 def _stated(explicit: bool) -> _Encode:
     """Specific Character Set: only where there is something that is not ASCII."""
 
-    def encode(name: str, codec: str) -> bytes:
+    def encode(name: str, codec: Codec) -> bytes:
         return _element(CHARACTER_SET, "CS", name.encode("ascii"), explicit) if name else b""
 
     return encode
@@ -234,10 +212,10 @@ def _encoder(column: Column, explicit: bool) -> _Encode:
         binary = _tags if vr == "AT" else _numbers
         return lambda value, codec: _sized(head, _fitting(binary(value, vr), size), size)
 
-    def encode(value: Any, codec: str) -> bytes:
+    def encode(value: Any, codec: Codec) -> bytes:
         if value is None or value == "":
             return empty
-        raw = str(value).encode(codec)
+        raw = codec.encode(str(value))
         length = len(raw)
         if length & 1:
             raw += pad
@@ -289,19 +267,19 @@ def _fitting(raw: bytes, size: int) -> bytes:
     return raw if size == 4 or len(raw) <= _LONGEST else b""
 
 
-def _sequence(tag: int, value: Any, codec: str, explicit: bool) -> bytes:
+def _sequence(tag: int, value: Any, codec: Codec, explicit: bool) -> bytes:
     """A sequence, whose items the index holds as DICOM JSON."""
     items = json.loads(value) if isinstance(value, str) and value else value or []
     return _sized(_head(tag, "SQ", explicit), b"".join(_item(item, codec, explicit) for item in items), 4)
 
 
-def _item(item: Mapping[str, Mapping[str, Any]], codec: str, explicit: bool) -> bytes:
+def _item(item: Mapping[str, Mapping[str, Any]], codec: Codec, explicit: bool) -> bytes:
     elements = [_json_element(int(name, 16), item[name], codec, explicit) for name in sorted(item)]
     data = b"".join(elements)
     return pack("<HHL", 0xFFFE, 0xE000, len(data)) + data
 
 
-def _json_element(tag: int, element: Mapping[str, Any], codec: str, explicit: bool) -> bytes:
+def _json_element(tag: int, element: Mapping[str, Any], codec: Codec, explicit: bool) -> bytes:
     """An element of an item. Its texts go out in the match's own character set, so an item names none."""
     vr = element["vr"][:2]
     if tag == CHARACTER_SET:

@@ -151,6 +151,15 @@ def test_names_are_found_and_answered_in_the_character_set_of_the_request(node: 
     assert (converted.SpecificCharacterSet, str(converted.PatientName)) == ("ISO_IR 192", "Yamada^Tarou=山田^太郎=やまだ^たろう")
 
 
+def test_a_name_is_asked_for_and_answered_with_code_extensions(node: StepNode) -> None:
+    wanted = asked(StudyInstanceUID="")
+    wanted.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+    wanted.PatientName = "*=山田*"
+    ((_, match),), _ = find(node, wanted)
+    assert list(match.SpecificCharacterSet) == ["", "ISO 2022 IR 87"]
+    assert str(match.PatientName) == "Yamada^Tarou=山田^太郎=やまだ^たろう"
+
+
 def test_series_and_images(node: StepNode) -> None:
     ((_, match),), _ = find(node, asked("SERIES", StudyInstanceUID=uid(1), Modality="", NumberOfSeriesRelatedInstances=None))
     assert (match.SeriesInstanceUID, match.Modality) == (STUDIES[1][0].SeriesInstanceUID, "MR")

@@ -33,6 +33,9 @@ COLUMNS = (
     Column(0x00401400, "LT"),
     Column(0x0040A30A, "DS"),
 )
+# PS3.5 H.3.1 and I.2
+YAMADA = b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B"
+HONG = b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf"
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zs", "Zl", "Zp"], exclude_characters="\\^="), max_size=16)
 
 
@@ -49,7 +52,20 @@ def read(data: bytes, syntax: str) -> Dataset:
 
 @given(
     st.sampled_from(SYNTAXES),
-    st.sampled_from(["", "ISO_IR 100", "ISO_IR 192", "ISO_IR 144", "GB18030", "ISO 2022 IR 87", "NONSENSE"]),
+    st.sampled_from(
+        [
+            "",
+            "ISO_IR 100",
+            "ISO_IR 192",
+            "ISO_IR 144",
+            "GB18030",
+            "ISO 2022 IR 87",
+            "\\ISO 2022 IR 87",
+            "\\ISO 2022 IR 149\\ISO 2022 IR 58",
+            "ISO 2022 IR 100\\ISO 2022 IR 126",
+            "NONSENSE",
+        ]
+    ),
     TEXT,
     TEXT,
     st.integers(0, 65535),
@@ -57,7 +73,7 @@ def read(data: bytes, syntax: str) -> Dataset:
 )
 def test_pydicom_reads_what_is_encoded(syntax: str, character_set: str, name: str, text: str, rows: int, count: int | None) -> None:
     row = ("1.2.3", "CT\\MR", text, name, count, rows, "0.5\\0.25", text * 20, "")
-    encoder = RowEncoder(COLUMNS, [(0x00080052, "CS", "STUDY"), (0x00080054, "AE", "NODE")], [character_set], syntax)
+    encoder = RowEncoder(COLUMNS, [(0x00080052, "CS", "STUDY"), (0x00080054, "AE", "NODE")], character_set.split("\\"), syntax)
     data = encoder.encode(row)
     ds = read(data, syntax)
     assert len(data) % 2 == 0
@@ -71,6 +87,36 @@ def test_pydicom_reads_what_is_encoded(syntax: str, character_set: str, name: st
     assert list(map(float, ds.PixelSpacing)) == [0.5, 0.25]
     if name.isascii() and text.isascii():
         assert "SpecificCharacterSet" not in ds
+
+
+@pytest.mark.parametrize(
+    ("character_sets", "name", "expected", "stated"),
+    [
+        ("\\ISO 2022 IR 87", "Yamada^Tarou=山田^太郎=やまだ^たろう", YAMADA, "\\ISO 2022 IR 87"),
+        ("\\ISO 2022 IR 149", "Hong^Gildong=洪^吉洞=홍^길동", HONG, "\\ISO 2022 IR 149"),
+        ("ISO 2022 IR 100\\ISO 2022 IR 126", "Müller^Ωμ", b"M\xfcller^\x1b-F\xd9\xec", "ISO 2022 IR 100\\ISO 2022 IR 126"),
+        ("ISO 2022 IR 100\\ISO 2022 IR 126", "Müller^Änne", b"M\xfcller^\xc4nne", "ISO_IR 100"),
+        ("\\ISO 2022 IR 87", "Müller", "Müller".encode(), "ISO_IR 192"),
+        ("\\ISO 2022 IR 87", "홍^길동", "홍^길동".encode(), "ISO_IR 192"),
+        ("\\ISO 2022 IR 87", "Doe^Jane", b"Doe^Jane", ""),
+        ("ISO_IR 13", "ﾔﾏﾀﾞ^ﾀﾛｳ", b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3", "ISO_IR 13"),
+        ("ISO_IR 13", "山田", "山田".encode(), "ISO_IR 192"),
+        ("ISO 2022 IR 13\\ISO 2022 IR 87", "ﾔﾏﾀﾞ=山田", b"\xd4\xcf\xc0\xde=\x1b$B;3ED\x1b(J", "ISO 2022 IR 13\\ISO 2022 IR 87"),
+        ("\\ISO 2022 IR 58", "王", "王".encode(), "ISO_IR 192"),
+        ("\\ISO 2022 IR 999", "王", "王".encode(), "ISO_IR 192"),
+        ("ISO 2022 IR 87", "山田", "山田".encode(), "ISO_IR 192"),
+        ("GB18030", "王^小东", "王^小东".encode(), "ISO_IR 192"),
+        ("ISO 2022 IR 87\\NONSENSE", "山田", "山田".encode(), "ISO_IR 192"),
+    ],
+)
+def test_names_go_out_with_the_code_extensions_of_the_request(character_sets: str, name: str, expected: bytes, stated: str) -> None:
+    encoder = RowEncoder([Column(0x00100010, "PN")], [], character_sets.split("\\"), EXPLICIT_VR_LITTLE_ENDIAN)
+    data = encoder.encode((name,))
+    ds = read(data, EXPLICIT_VR_LITTLE_ENDIAN)
+    assert data.endswith(expected + b" " * (len(expected) % 2))
+    assert str(ds.PatientName) == name
+    sets = ds.get("SpecificCharacterSet", "")
+    assert (sets if isinstance(sets, str) else "\\".join(sets)) == stated
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -132,3 +178,19 @@ def test_a_flood_of_empty_elements_is_refused_before_it_is_read() -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+SETS = ["", "ISO_IR 13", "ISO 2022 IR 6", "ISO 2022 IR 13", "ISO 2022 IR 100", "ISO 2022 IR 126", "ISO 2022 IR 138", "ISO 2022 IR 166"]
+FURTHER = [*SETS[2:], "ISO 2022 IR 87", "ISO 2022 IR 149", "ISO 2022 IR 159", "ISO 2022 IR 58"]
+
+
+@given(
+    st.sampled_from(SETS),
+    st.lists(st.sampled_from(FURTHER), max_size=3),
+    st.text("aéЯΩ山ﾔ홍王丂מש€×§ท¥‾-", min_size=1, max_size=8).filter(lambda text: text.strip() == text),
+)
+def test_no_mixture_of_character_sets_is_read_as_something_else(first: str, further: list[str], name: str) -> None:
+    ds = read(
+        RowEncoder([Column(0x00100010, "PN")], [], [first, *further], EXPLICIT_VR_LITTLE_ENDIAN).encode((name,)), EXPLICIT_VR_LITTLE_ENDIAN
+    )
+    assert str(ds.PatientName) == name

@@ -12,10 +12,10 @@ from dicom_node.web.dicomweb.search_parameters import MAX_NUMBER, MOMENTS
 from dicom_node.web.dicomweb.wado_uri import MAX_FRAME, NOT_SUPPORTED
 from storage.attributes import ATTRIBUTES, Level, Source
 
-_UID: Final = {"type": "string", "maxLength": 64, "pattern": r"^[0-9]+(\.[0-9]+)*$"}
+_UID: Final = {"type": "string", "maxLength": 64, "pattern": r"^[0-9][0-9.]*$"}
 
 # The form of a matching value by VR: single values, ranges, lists of UIDs; empty or * for any (PS3.4 C.2.2.2).
-_ONE_UID: Final = r"[0-9]+(\.[0-9]+)*"
+_ONE_UID: Final = r"[0-9][0-9.]*"
 _FORMS: Final[Mapping[str, Mapping[str, Any]]] = {
     **{vr: {"type": "string", "pattern": rf'^(\*|""|{form.pattern})$'} for vr, form in MOMENTS.items()},
     "UI": {"type": "string", "pattern": rf"^(\*|[,\\]*({_ONE_UID}([,\\]+{_ONE_UID})*[,\\]*)?)$"},

@@ -14,9 +14,9 @@ from dicom_node.node import Node
 from dicom_node.web.dicomweb.errors import BadRequest, Gone, NoSuchResource
 from storage.archive import StoredInstance
 from storage.errors import NotFound
+from storage.headers import is_uid
 
 PREFIX: Final = "/dicom-web"
-_UID: Final = re.compile(r"[0-9]+(\.[0-9]+)*")  # leading zeros break form harmlessly
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 _HOST: Final = re.compile(r"[0-9A-Za-z.\-_]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
@@ -37,8 +37,8 @@ class Resource:
 
 
 def checked_uid(uid: str, what: str) -> str:
-    """The UID itself; BadRequest for what cannot be one."""
-    if len(uid) > 64 or not _UID.fullmatch(uid):
+    """The UID itself; BadRequest for what the archive takes for none. What breaks form harmlessly can be stored, and so be asked for."""
+    if not is_uid(uid):
         raise BadRequest(f"{what} in the address is no UID")
     return uid
 

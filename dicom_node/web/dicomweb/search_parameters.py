@@ -12,6 +12,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from dicom_node.web.dicomweb.errors import BadRequest
 from dicom_node.web.dicomweb.resources import Resource
 from storage.attributes import UNIQUE_KEYS, Level
+from storage.headers import is_uid
 from storage.query import Key
 
 MAX_PARAMETERS: Final = 200
@@ -20,7 +21,6 @@ MAX_UIDS: Final = 5000
 MAX_NUMBER: Final = 1 << 31
 MAX_DEPTH: Final = 4  # of sequences in a path
 _TAG: Final = re.compile(r"[0-9A-Fa-f]{8}")
-_UIDS: Final = re.compile(r"[0-9]+(\.[0-9]+)*")
 MOMENTS: Final = {
     "DA": re.compile(r"([0-9]{8})?-?([0-9]{8})?"),
     "TM": re.compile(r"([0-9]{2,6}(\.[0-9]{1,6})?)?-?([0-9]{2,6}(\.[0-9]{1,6})?)?"),
@@ -193,7 +193,7 @@ def _value(tag: int, values: Sequence[str]) -> str:
         return ""
     if len(uids) > MAX_UIDS:
         raise BadRequest(f"{tag:08X}: more than {MAX_UIDS} UIDs")
-    if not all(len(uid) <= 64 and _UIDS.fullmatch(uid) for uid in uids):
+    if not all(map(is_uid, uids)):
         raise BadRequest(f"{tag:08X}: a value is no UID")
     return "\\".join(uids)
 

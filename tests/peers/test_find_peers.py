@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
+from sqlalchemy import insert
 
+from storage.header_json import build_missing
+from storage.schema import patient, study
 from tests.imaging import as_file
 from tests.node import StepNode, bright_series, command, peer, running, send, settings, uid_of
 from tests.peers.orthanc import Orthanc
@@ -29,13 +33,47 @@ def node(tmp_path: Path) -> Iterator[StepNode]:
 @pytest.mark.parametrize("root", ["-S", "-P"])
 def test_findscu(root: str, node: StepNode) -> None:
     keys = ["QueryRetrieveLevel=STUDY", "PatientID=P7", "PatientName", "StudyInstanceUID", "ModalitiesInStudy"]
-    called = ["/usr/bin/findscu", "-v", root, "-aec", "NODE", *(part for key in keys for part in ("-k", key)), "127.0.0.1", str(node.port)]
-    done = subprocess.run(called, capture_output=True, timeout=60, check=False)
-    said = (done.stdout + done.stderr).decode("latin-1")
-    assert done.returncode == 0, said
+    said = findscu(node, *(part for key in keys for part in ("-k", key)), root=root)
     assert said.count("Find Response: ") == 1
     assert uid_of(IMAGES) in said
     assert "Success" in said
+
+
+def findscu(node: StepNode, *arguments: str, root: str = "-S") -> str:
+    called = ["/usr/bin/findscu", "-v", root, "-aec", "NODE", *arguments, "127.0.0.1", str(node.port)]
+    done = subprocess.run(called, capture_output=True, timeout=60, check=False)
+    said = (done.stdout + done.stderr).decode("latin-1")
+    assert done.returncode == 0, said
+    return said
+
+
+@pytest.mark.peer("findscu")
+def test_findscu_looks_for_breasts_by_side_and_structure(node: StepNode, tmp_path: Path) -> None:
+    for side, structure in (("L", "76752008"), ("R", "76752008"), ("L", "39607008")):
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = structure, "SCT", "Structure"
+        images = bright_series(1, ImageLaterality=side, PrimaryAnatomicStructureSequence=[code], AccessionNumber=f"{side}{structure}")
+        assert set(send(node, images, tmp_path / f"{side}{structure}")) == {0}
+    while build_missing(node.node.archive):
+        continue
+    keys = ["QueryRetrieveLevel=IMAGE", "SOPInstanceUID", "AccessionNumber", "ImageLaterality=L"]
+    keys += ["PrimaryAnatomicStructureSequence[0].CodeValue=76752008", "PrimaryAnatomicStructureSequence[0].CodingSchemeDesignator"]
+    said = findscu(node, *(part for key in keys for part in ("-k", key)))
+    assert said.count("Find Response: ") == 1
+    assert "[L76752008 ]" in said or "[L76752008]" in said
+
+
+@pytest.mark.peer("findscu")
+def test_findscu_cancels(tmp_path: Path) -> None:
+    count = 60_000  # more than the buffers of both sockets hold
+    with running(settings(tmp_path / "node", more=CLIENTS + f"[query]\nmax_results = {count}\n")) as node:
+        with node.node.database.begin() as connection:
+            person = connection.execute(insert(patient).values(patient_id="MANY").returning(patient.c.pk)).scalar_one()
+            same = {"patient_pk": person, "first_received_at": 0.0, "last_received_at": 0.0, "study_description": "x" * 60}
+            connection.execute(insert(study), [{"study_uid": f"2.25.{number + 1}", **same} for number in range(count)])
+        said = findscu(node, "--cancel", "3", "-k", "QueryRetrieveLevel=STUDY", "-k", "StudyInstanceUID", "-k", "StudyDescription")
+    assert "Received Final Find Response (Cancel" in said
+    assert 3 <= said.count("Find Response: ") < count
 
 
 @pytest.mark.peer("Orthanc")

@@ -40,14 +40,7 @@ def run_folder(bundle: Bundle, folder: Path, out: Path, *, device: str, cache: P
     CommandFailed
         There is no such series, or several fit equally well; the message tells why, series by series.
     """
-    series = _read(folder)
-    attributes = {uid: _attributes(found) for uid, found in series.items()}
-    selection = select_series(bundle.dicom.series, {}, attributes)
-    if selection.verdict is not Verdict.CHOSEN:
-        reasons = "".join(f"\n  series {choice.series_uid}: {choice.reason}" for choice in selection.choices)
-        raise CommandFailed(f"{bundle.name} has no series to run on in {folder}: {selection.summary}{reasons}")
-    uid = selection.chosen[0]
-    chosen = series[uid]
+    uid, chosen = choose_series(bundle, folder)
     digests = [(str(header.SOPInstanceUID), hashlib.sha256(path.read_bytes()).hexdigest()) for path, header in chosen]
     context = ResultContext(
         run_key=run_key(digests, bundle.digest, dict(bundle.dicom.model.parameters)),
@@ -67,6 +60,23 @@ def run_folder(bundle: Bundle, folder: Path, out: Path, *, device: str, cache: P
         path.write_bytes(part10(item))
         files.append(path)
     return Done(answer, uid, tuple(files))
+
+
+def choose_series(bundle: Bundle, folder: Path) -> tuple[str, list[tuple[Path, Dataset]]]:
+    """The series of a folder that a model needs: its UID, and its files with their headers.
+
+    Raises
+    ------
+    CommandFailed
+    """
+    series = _read(folder)
+    attributes = {uid: _attributes(found) for uid, found in series.items()}
+    selection = select_series(bundle.dicom.series, {}, attributes)
+    if selection.verdict is not Verdict.CHOSEN:
+        reasons = "".join(f"\n  series {choice.series_uid}: {choice.reason}" for choice in selection.choices)
+        raise CommandFailed(f"{bundle.name} has no series to run on in {folder}: {selection.summary}{reasons}")
+    uid = selection.chosen[0]
+    return uid, series[uid]
 
 
 def _read(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node.cli import model_evaluate, model_features, model_train, output
+from dicom_node.cli import model_evaluate, model_features, model_preview, model_train, output
 from dicom_node.cli.common import command, group, with_json
 from dicom_node.config import Config, find_file, load
 from dicom_node.errors import EXIT_FAILED, EXIT_OK, CommandFailed
@@ -49,6 +49,7 @@ def add(commands: Any) -> None:
     model_train.add(models)
     model_evaluate.add(models)
     model_features.add(models)
+    model_preview.add(models)
 
 
 def _configuration(arguments: argparse.Namespace) -> Config:

@@ -7,7 +7,7 @@ they are not independent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,29 +86,44 @@ class Resamples:
         block = max(1, min(self.replicates, MOST_CELLS // max(1, len(self._index))))
         for start in range(0, self.replicates, block):
             draws = min(block, self.replicates - start)
-            counts = rng.multinomial(self.subjects, np.full(self.subjects, 1 / self.subjects), size=draws)
+            drawn = rng.integers(self.subjects, size=(draws, self.subjects)) + self.subjects * np.arange(draws)[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=draws * self.subjects).reshape(draws, self.subjects)
             yield counts[:, self._index].astype(np.float64)
 
-    def values(self, replicate: Replicate) -> FloatArray:
-        """A statistic's value in each draw."""
-        if self.subjects == 0:
-            return np.empty(0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.concatenate([replicate(weights) for weights in self.weights()])
+    def values(self, *replicates: Replicate) -> list[FloatArray]:
+        """Of each statistic the values in all draws; every block of weights is made once for all of them."""
+        parts: list[list[FloatArray]] = [[] for _ in replicates]
+        if self.subjects:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                for weights in self.weights():
+                    for kept, replicate in zip(parts, replicates, strict=True):
+                        kept.append(replicate(weights))
+        return [np.concatenate([np.empty(0), *kept]) for kept in parts]
 
 
-def figure(statistic: Statistic, resamples: Resamples, columns: Columns = None) -> Figure:
-    """A statistic with its interval; none of one subject alone, which tells nothing of others.
+def figure(statistic: Statistic, resamples: Resamples) -> Figure:
+    """A statistic with its interval; none of one subject alone, which tells nothing of others."""
+    return figures({"it": statistic}, resamples)["it"]
+
+
+def figures(statistics: Mapping[str, Statistic], resamples: Resamples, columns: Columns = None) -> dict[str, Figure]:
+    """Statistics with their intervals, on the same draws.
 
     Parameters
     ----------
     columns
-        The items of ``resamples`` that the statistic is about, where it is about a part.
+        The items of ``resamples`` that the statistics are about, where it is a part of them.
     """
+    # One statistic may stand under two names: it is drawn once.
+    defined = {id(each): each for each in statistics.values() if each.value is not None and resamples.subjects > 1}
+    drawn = dict(zip(defined, resamples.values(*(_part(each.replicate, columns) for each in defined.values())), strict=True))
+    return {name: _figure(each, drawn.get(id(each))) for name, each in statistics.items()}
+
+
+def _figure(statistic: Statistic, drawn: FloatArray | None) -> Figure:
     value = statistic.value
-    if value is None or resamples.subjects < 2:
+    if value is None or drawn is None:
         return Figure(value, None, None, statistic.n, "none")
-    drawn = resamples.values(_part(statistic.replicate, columns))
     low, high = percentiles(drawn)
     if low is None or high is None:
         return Figure(value, None, None, statistic.n, "none")
@@ -125,7 +140,7 @@ def difference(first: Statistic, second: Statistic, resamples: Resamples, parts:
     value = first.value - second.value
     if resamples.subjects < 2:
         return Figure(value, None, None, min(first.n, second.n), "none")
-    one, other = (resamples.values(_part(each.replicate, part)) for each, part in zip((first, second), parts, strict=True))
+    one, other = resamples.values(*(_part(each.replicate, part) for each, part in zip((first, second), parts, strict=True)))
     low, high = percentiles(one - other)
     return Figure(value, low, high, min(first.n, second.n), "bootstrap" if low is not None else "none")
 

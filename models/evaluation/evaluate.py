@@ -12,7 +12,7 @@ from models.bundle import Bundle, file_sha256
 from models.datasets.protocol import DataSet, Item, Skipped, Task
 from models.evaluation import classification, detection, segmentation
 from models.evaluation.answers import BundleAnswers, answers_of
-from models.evaluation.bootstrap import REPLICATES, Figure, Resamples, Statistic, difference, figure, mean
+from models.evaluation.bootstrap import REPLICATES, Figure, Resamples, Statistic, difference, figures, mean
 from models.evaluation.classification import Kind, Threshold
 from models.evaluation.gallery import Gallery, Picture
 from models.evaluation.journal import Journal
@@ -207,7 +207,7 @@ def report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         measured=everything,
         kind=judge.kind,
-        figures={name: figure(each, resamples) for name, each in known.items()},
+        figures=figures(known, resamples),
         better={name: each.higher_is_better for name, each in known.items()},
         headline=judge.headline,
         subgroups={name: group_figures(cases, parts, judge.statistics, resamples, shown) for name, parts in groups.items()},
@@ -289,7 +289,7 @@ def _comparison(
     theirs = other_judge.statistics(other.cases)
     return Comparison(
         model,
-        {name: figure(each, resamples) for name, each in theirs.items()},
+        figures(theirs, resamples),
         {name: difference(each, theirs[name], resamples) for name, each in known.items() if name in theirs},
     )
 

@@ -17,7 +17,7 @@ from models.datasets.loading import Sample
 from models.datasets.protocol import Task
 from models.evaluation import detection
 from models.evaluation.protocol import Answer, Case, slug
-from models.evaluation.volumes import frames_of, spacing_of
+from models.evaluation.volumes import frames_of, spacing_of, unit_of
 
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.uint8]
@@ -53,7 +53,7 @@ class Gallery:
 
     def see(self, case: Case, sample: Sample, answer: Answer | None, reference: Mapping[str, Mask]) -> Picture | None:
         """Draw a case, where it is among the worst so far."""
-        badness, caption = self._judge(case)
+        badness, caption = self._judge(case, unit_of(sample.image))
         full = len(self._heap) == self.most
         if not self.most or badness <= 0 or (full and badness <= self._heap[0].badness):
             self.take(None)
@@ -73,23 +73,23 @@ class Gallery:
         """From the worst on."""
         return tuple(entry.picture for entry in sorted(self._heap, reverse=True))
 
-    def _judge(self, case: Case) -> tuple[float, str]:
+    def _judge(self, case: Case, unit: str) -> tuple[float, str]:
         if not case.answered:
             return 2.0, f"no answer: {case.reason}"
         if self.task == "segmentation":
-            return _judge_masks(case, self.classes)
+            return _judge_masks(case, self.classes, unit)
         if self.task == "classification":
             return _judge_scores(case, self.classes)
         return _judge_boxes(case, self.threshold)
 
 
-def _judge_masks(case: Case, classes: Sequence[str]) -> tuple[float, str]:
+def _judge_masks(case: Case, classes: Sequence[str], unit: str) -> tuple[float, str]:
     parts, values = [], []
     for name in classes:
         dice, distance = case.values.get(f"dice.{slug(name)}"), case.values.get(f"hd95.{slug(name)}")
         if dice is not None:
             values.append(dice)
-            parts.append(f"{name}: Dice {dice:.3f}" + ("" if distance is None else f", HD95 {distance:.1f}"))
+            parts.append(f"{name}: Dice {dice:.3f}" + ("" if distance is None else f", HD95 {distance:.1f} {unit}"))
     return (1.0 - min(values), "; ".join(parts)) if values else (0.0, "")
 
 

@@ -246,7 +246,10 @@ def _classification_plots(report: Report) -> Iterator[str]:
             "Calibration: on the dotted line a score of 0.8 means 8 of 10. Larger dots hold more items.",
         )
     for index, (label, view) in enumerate(list(views.items())[:6]):
-        yield _figure(plots.scores(f"scores{index}", f"Scores for {label}", view), f"Scores for {label}; dashed: the threshold.")
+        yield _figure(
+            plots.scores(f"scores{index}", f"Scores for {label}", view),
+            f"Scores for {label}; dashed: the threshold, {view.threshold:.3g}.",
+        )
 
 
 def _detection_plots(report: Report) -> Iterator[str]:

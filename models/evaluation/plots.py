@@ -211,7 +211,6 @@ def scores(name: str, title: str, view: classification.Binary) -> str | None:
         for number, (text, part) in enumerate((("negative", values[~truth]), ("positive", values[truth]))):
             axes.hist(part, bins=edges, color=SERIES[number], alpha=0.55, label=f"{text} ({len(part)})")
         axes.axvline(view.threshold, color=INK, linestyle="--", linewidth=1.2)
-        axes.annotate(f" {view.threshold:.2f}", (view.threshold, 0.96), xycoords=axes.get_xaxis_transform(), fontsize=9)
         axes.set_xlabel("score")
         axes.set_ylabel("items")
         axes.legend(loc="upper center")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from models.evaluation.bootstrap import Figure, Resamples, Statistic, difference, figure
+from models.evaluation.bootstrap import Figure, Resamples, Statistic, difference
+from models.evaluation.bootstrap import figures as figures_of
 from models.evaluation.protocol import Case
 
 Statistics = Callable[[Sequence[Case]], Mapping[str, Statistic]]
@@ -89,15 +90,10 @@ def group_figures(
         part = [cases[index] for index in columns]
         subjects = len({case.subject for case in part})
         known = statistics(part)
-        figures = {metric: _interval(known[metric], resamples, columns, subjects) for metric in metrics if metric in known}
+        chosen = {metric: known[metric] for metric in metrics if metric in known}
+        figures = figures_of(chosen, resamples, columns) if subjects > 1 else figures_of(chosen, Resamples([]))
         found[name] = Group(len(part), subjects, subjects < SMALL, figures)
     return found
-
-
-def _interval(statistic: Statistic, resamples: Resamples, columns: Sequence[int], subjects: int) -> Figure:
-    if subjects < 2:
-        return Figure(statistic.value, None, None, statistic.n, "none")
-    return figure(statistic, resamples, columns)
 
 
 def widest_gap(

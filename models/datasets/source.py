@@ -4,6 +4,7 @@
     images:DIR?images=...&image_suffix=...&name=REGEX
     table:FILE.csv?images=...&image=...&labels=...&subject=...&mask=...&age=...&sex=...&view=...&site=...&separator=...&classes=...
     voc:DIR?classes=...&set=train&annotations=...&images=...&clip=true
+    mimic:DIR?clinical=DIR&labels=chexpert|negbio|icd|none&codes=name:prefix:prefix,...&uncertain=...&views=PA,AP&classes=...
     manifest:FILE.jsonl
     FILE.toml                     [data]  kind = "pairs", path = "...", and the same options
 
@@ -22,6 +23,7 @@ from urllib.parse import unquote
 
 from models.datasets.collection import Collection, DataSetRefused
 from models.datasets.manifest import read_manifest
+from models.datasets.mimic import Labels, read_mimic
 from models.datasets.pairs import Pairs, read_pairs
 from models.datasets.table import ATTRIBUTES, Columns, Uncertain, read_table
 from models.datasets.voc import read_voc
@@ -139,6 +141,24 @@ def _voc(path: Path, options: Options) -> Collection:
     )
 
 
+def _mimic(path: Path, options: Options) -> Collection:
+    said = options.get("labels", "chexpert")
+    table = next((each for each in get_args(Labels) if each == said), None)
+    if table is None:
+        raise DataSetRefused(path, f"labels is {', '.join(get_args(Labels))}; not '{said}'")
+    codes = {name: tuple(prefixes.split(":")) for name, _, prefixes in (each.partition(":") for each in words(options.get("codes")))}
+    return read_mimic(
+        path,
+        clinical=path / options["clinical"] if options.get("clinical") else None,
+        labels=cast(Labels, table),
+        classes=words(options.get("classes")),
+        codes=codes,
+        uncertain=uncertain(options, path),
+        views=words(options.get("views")),
+        name=options.get("title", "") or "MIMIC",
+    )
+
+
 READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Path, Options], Collection]]] = {
     "pairs": (("images", "masks", "image_suffix", "mask_suffix", "classes", "name", "title"), _pairs),
     "images": (("images", "image_suffix", "name", "title"), _images),
@@ -147,5 +167,6 @@ READERS: Mapping[str, tuple[tuple[str, ...], Callable[[Path, Options], Collectio
         _table_of_images,
     ),
     "voc": (("classes", "set", "annotations", "images", "clip", "title"), _voc),
+    "mimic": (("clinical", "labels", "codes", "uncertain", "views", "classes", "title"), _mimic),
     "manifest": ((), lambda path, options: read_manifest(path)),
 }

@@ -14,7 +14,7 @@ DIMSE statuses of storage errors stand in :mod:`dicom_node.dimse.services.store`
 
 from __future__ import annotations
 
-from storage.errors import IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly
+from storage.errors import IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly, ReleaseConflict
 
 
 class NodeError(Exception):
@@ -68,7 +68,7 @@ def http_status(error: BaseException) -> int:
     """The HTTP status that tells an error to a client."""
     if isinstance(error, NotFound):
         return 404
-    if isinstance(error, QuarantineConflict):
+    if isinstance(error, QuarantineConflict | ReleaseConflict):
         return 409
     if isinstance(error, IndexUnavailable | ReadOnly):
         return 503

@@ -285,7 +285,7 @@ job = Table(
     "job",
     metadata,
     _pk(),
-    Column("kind", String(16), nullable=False),  # route | infer | deliver | commit | headers
+    Column("kind", String(16), nullable=False),  # route | infer | deliver | commit | evaluate | headers
     Column("queue", Text, nullable=False),  # what a worker claims by: "route", "infer", "deliver:<peer>", ...
     Column("dedupe_key", Text, nullable=False),
     Column("payload", JSON, nullable=False),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from dicom_node.releases.overview import Overview
     from storage.records import ReleaseRecord
 
+MOST_FIGURES = 8  # of an evaluation
 WHICH = "NAME, NAME@VERSION, NAME@DIGEST or DIGEST (six digits are enough)"
 
 
@@ -122,7 +125,10 @@ def _lines(shown: Overview) -> list[str]:
     for each in shown.evaluations:
         how = {None: "", True: ", meets the gate", False: ", BELOW THE GATE"}[each.passed]
         where = f"{each.data}, {each.split} split, {each.items} items"
-        lines += [f"  {output.moment(each.at)}  {where}; {each.source} by {each.actor}{how}; {each.digest[:12]}"]
+        lines += [f"  {output.moment(each.at)}  {where}; {each.source} by {each.actor}{how}; report {each.digest[:12]}"]
+        lines += [f"      {name} {_figure(figure)}" for name, figure in islice(each.metrics.items(), MOST_FIGURES)]
+        if len(each.metrics) > MOST_FIGURES:
+            lines += [f"      and {len(each.metrics) - MOST_FIGURES} more: --json"]
     if shown.shadow.runs:
         lines += ["in the shadow", *(f"  {line}" for line in shown.shadow.lines())]
     if shown.drift is not None:
@@ -180,6 +186,13 @@ def _deployed(arguments: argparse.Namespace, done: Deployed) -> None:
     output.line(f"{_title(done.release)} is deployed; studies that complete from now on get it")
     if done.replaced is not None:
         output.line(f"{_title(done.replaced)} is retired; back to it: dicom-node release rollback {done.release.name}")
+
+
+def _figure(figure: Mapping[str, Any]) -> str:
+    value, low, high = (figure.get(key) for key in ("value", "low", "high"))
+    if value is None:
+        return "undefined"
+    return f"{value:.4g}" + ("" if low is None or high is None else f" ({low:.4g} to {high:.4g})")
 
 
 def _title(release: ReleaseRecord) -> str:

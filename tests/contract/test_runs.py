@@ -8,7 +8,7 @@ import json
 import pytest
 from sqlalchemy import update
 
-from storage import associations, deliveries, runs
+from storage import associations, deliveries, release_watch, runs
 from storage.completion import CompletionPolicy, complete_quiet
 from storage.database import Database
 from storage.errors import NotFound
@@ -189,3 +189,27 @@ def test_the_timeline_tells_everything_and_is_json(database: Database, queue: Jo
     assert figures.oldest_job["infer"] == 2000.0
     assert figures.jobs["deliver:pacs"] == {"SCHEDULED": 1}
     assert figures.failed_jobs == {}
+
+
+def test_a_run_in_the_shadow_stands_in_nobodys_way(database: Database, queue: JobQueue) -> None:
+    looking = create(database, queue, spec(release_pk=7, shadow=True))
+    live = create(database, queue, spec(release_pk=7))
+    other = create(database, queue, spec(series_uids=["1.2.9"], input_set=[("1.2.9.1", "d9")]))
+    assert None not in (looking, live, other)
+    assert create(database, queue, spec(release_pk=7, shadow=True)) is None, "once per input set too"
+    with database.begin() as connection:
+        assert looking is not None
+        assert live is not None
+        record = runs.get_run(connection, looking)
+        assert (record.shadow, record.release_pk, record.run_key != spec().key) == (True, 7, True)
+        beside = runs.live_beside(connection, record)
+        assert beside is not None
+        assert beside.pk == live
+        assert [each.pk for each in runs.earlier_runs(connection, "1.2", "brain")] == [other, live]
+        assert [each.pk for each in runs.earlier_runs(connection, "1.2", "brain", shadow=True)] == [looking]
+        assert runs.start_run(connection, looking, "cpu", now=1.0) is not None
+        runs.complete_run(connection, looking, device="cpu", timings={}, findings={}, now=2.0)
+        assert runs.predecessor(connection, "1.2", "brain") is None
+        release_watch.keep_agreement(connection, looking, live, {"segments": {}})
+        (kept,) = release_watch.shadow_runs(connection, 7)
+        assert (kept.pk, kept.compared_with, kept.agreement) == (looking, live, {"segments": {}})

@@ -75,9 +75,12 @@ def test_a_running_node_takes_up_a_release_and_drops_no_run(tmp_path: Path) -> N
     folder = tmp_path / "node"
     with running(settings(tmp_path / "pacs", title="PACS")) as pacs:
         config = settings(folder, quiet="0.2s", more=peer("pacs", pacs.port) + rule("pacs"))
-        succeeds(config, "release", "add", first, "--evaluation", report(first))
-        succeeds(config, "release", "deploy", "tiny", "--reason", "the first")
-        succeeds(config, "release", "add", second, "--evaluation", report(second, name="second.json"))
+        prepare(config)
+        database = open_database(config.database_url)
+        for bundle in (first, second):
+            add(config, database, bundle)
+        deploy(config, database, "tiny@1")
+        database.close()
         with serving(folder, config) as node:
 
             def send(number: int) -> None:

@@ -72,11 +72,12 @@ def _fill(config: TrainingConfig, contents: Contents, folder: Path) -> None:
         (folder / name).mkdir()
     weights = folder / WEIGHTS
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in contents.state.items()}, weights)
+    weights.chmod(0o644)
     _json(folder / "configs" / "inference.json", inference(config, contents.sections))
     _json(folder / "configs" / "metadata.json", metadata(config, contents))
     _json(folder / "configs" / "train.json", {**config.model_dump(mode="json", exclude_none=True), "classes": list(contents.classes)})
     _json(folder / "docs" / "training.json", contents.record.as_json())
-    (folder / "docs" / "README.md").write_text(card(config, contents.classes, contents.record), encoding="utf-8")
+    (folder / "README.md").write_text(card(config, contents.classes, contents.record), encoding="utf-8")
     if contents.fingerprint is not None:
         (folder / "fingerprint.json").write_text(contents.fingerprint, encoding="utf-8")
     if config.dicom is not None:

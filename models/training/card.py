@@ -1,4 +1,4 @@
-"""The model card: docs/README.md of a trained bundle."""
+"""The model card: README.md of a trained bundle."""
 
 from __future__ import annotations
 

@@ -3,13 +3,15 @@
 k-means is run for each k. Three things are asked of a k, and all are reported: how well its groups are separated
 (silhouette), whether they come back on other halves of the data (stability: adjusted Rand index), and whether
 the separation is more than a cloud without groups shows (a null of normal clouds with the same covariance). The
-answer is the k of the best silhouette among those that are stable and beat the null; where there is none, it is one.
+answer is the most stable k that beats the null (of equally stable ones the fewest groups); where there is none, one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from models.training.errors import TrainingRefused
 FloatArray = NDArray[np.float64]
 STABLE = 0.7
 LEVEL = 0.05
+TIE = 0.02
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,15 @@ def find_clusters(features: FloatArray, *, ks: Sequence[int] = tuple(range(2, 9)
     points = _components((varying - varying.mean(axis=0)) / varying.std(axis=0))
     generator = np.random.default_rng(seed)
     tried = [k for k in ks if k <= len(points) // 4]
-    evidence = tuple(_evidence(points, k, generator, draws) for k in tried)
+    with _one_thread():
+        evidence = tuple(_evidence(points, k, generator, draws) for k in tried)
     holding = [each for each in evidence if each.holds]
     if not holding:
         return Clusters(1, none, evidence)
-    best = max(holding, key=lambda each: each.silhouette).k
-    return Clusters(best, _group(points, best, seed), evidence)
+    stablest = max(each.stability for each in holding)
+    best = min(each.k for each in holding if each.stability >= stablest - TIE)
+    with _one_thread():
+        return Clusters(best, _group(points, best, seed), evidence)
 
 
 def _components(points: FloatArray) -> FloatArray:
@@ -115,11 +121,19 @@ def _group(points: FloatArray, k: int, seed: int) -> NDArray[np.int64]:
     return labels
 
 
-def _kmeans(k: int, seed: int):  # type: ignore[no-untyped-def]
+def _one_thread() -> AbstractContextManager[Any]:
+    """Many small k-means: threads that wait for one another cost more than they give."""
     try:
-        from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise TrainingRefused("finding groups needs scikit-learn: pip install 'dicom-node[training]'") from error
+    limited: AbstractContextManager[Any] = threadpool_limits(1)
+    return limited
+
+
+def _kmeans(k: int, seed: int):  # type: ignore[no-untyped-def]
+    from sklearn.cluster import KMeans
+
     return KMeans(n_clusters=k, n_init=5, random_state=seed)
 
 

@@ -66,9 +66,14 @@ class Store:
         Where entries lie.
     memory
         Bytes of entries that stay in memory; the rest is read again from disk.
+    boxes
+        Whether boxes are learnt; else items are taken without theirs.
     """
 
-    def __init__(self, preprocessing: Preprocessing, classes: Sequence[str], folder: Path, memory: float = 4e9) -> None:
+    def __init__(
+        self, preprocessing: Preprocessing, classes: Sequence[str], folder: Path, memory: float = 4e9, *, boxes: bool = False
+    ) -> None:
+        self.boxes = boxes
         self.preprocessing = preprocessing
         self.classes = tuple(classes)
         self.folder = folder
@@ -134,9 +139,10 @@ class Store:
         return self._prepared(item, _plain(done["image"]), _plain(done["mask"]) if "mask" in done else None, source)
 
     def _prepared(self, item: Item, image: MetaTensor, mask: MetaTensor | None, source: torch.Tensor) -> Prepared:
-        boxes = torch.tensor([[box.x_min, box.y_min, box.x_max, box.y_max] for box in item.boxes]).reshape(-1, 4)
+        given = item.boxes if self.boxes else ()
+        boxes = torch.tensor([[box.x_min, box.y_min, box.x_max, box.y_max] for box in given]).reshape(-1, 4)
         known = {name: number for number, name in enumerate(self.classes)}
-        strangers = {box.label for box in item.boxes} - set(known)
+        strangers = {box.label for box in given} - set(known)
         if strangers:
             raise ItemUnreadable(str(item.image[0]), f"a box has the label '{min(strangers)}', which is no class of the data set")
         return Prepared(
@@ -144,7 +150,7 @@ class Store:
             image=image,
             mask=mask,
             boxes=moved_boxes(boxes, source, image.affine),
-            box_classes=torch.tensor([known[box.label] for box in item.boxes], dtype=torch.long),
+            box_classes=torch.tensor([known[box.label] for box in given], dtype=torch.long),
             source=source,
         )
 
@@ -174,7 +180,7 @@ def _write(prepared: Prepared, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     os.close(handle)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary)
     Path(temporary).replace(path)
 
 

@@ -99,7 +99,9 @@ class _Job:
         self.classes = config.data.classes or tuple(dataset.classes)
         self.learner: Learner = learner_of(config, self.classes)
         preprocessing = Preprocessing.from_config([dict(each) for each in config.preprocessing])
-        self.store = Store(preprocessing, self.classes, cache or self.work / "cache", config.run.memory * 1e9)
+        self.store = Store(
+            preprocessing, self.classes, cache or self.work / "cache", config.run.memory * 1e9, boxes=config.task == "detection"
+        )
 
     def run(self, resume: bool) -> Trained:
         self._check_place(resume)

@@ -58,7 +58,7 @@ def test_the_bundle_says_what_it_was_made_from(data: Data, tmp_path: Path) -> No
     record = json.loads((folder / "docs" / "training.json").read_text())
     assert record["counts"] == {"train": 8, "validation": 4, "test": 4}
     assert [row["epoch"] for row in record["curve"]] == [1, 2, 3, 4, 5, 6]
-    card = (folder / "docs" / "README.md").read_text()
+    card = (folder / "README.md").read_text()
     assert f"| dice.blob | {record['validation']['dice.blob']:.4f} | {record['figures']['dice.blob']:.4f} |" in card
     assert {path.name for path in tmp_path.iterdir()} == {"blobs", "blobs.training"}
 

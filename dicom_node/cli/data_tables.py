@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dicom_node.cli import output
@@ -39,8 +39,7 @@ def show(found: Description) -> None:
     if found.balance:
         _balance(found.balance)
     labels = [each.label for each in sorted(found.balance, key=lambda each: -each.items)][:6]  # a table of more is too wide
-    for name, groups in {**found.parts, **found.groups}.items():
-        _groups(name, groups, labels)
+    _groups({**found.parts, **found.groups}, labels)
     for each in found.unreadable[:10]:
         output.line(f"unreadable: {each.where}, {each.row}: {each.reason}")
     for concern in found.concerns:
@@ -70,14 +69,17 @@ def _balance(balance: Sequence[Balance]) -> None:
     output.table([headings[index] for index in kept], [[row[index] for index in kept] for row in rows])
 
 
-def _groups(name: str, groups: Sequence[Group], labels: Sequence[str]) -> None:
-    aged = any(group.age is not None for group in groups)
-    headings = [name, "items", "subjects", *(["median age"] if aged else []), *labels]
+def _groups(attributes: Mapping[str, Sequence[Group]], labels: Sequence[str]) -> None:
+    aged = any(group.age is not None for groups in attributes.values() for group in groups)
+    headings = ["attribute", "value", "items", "subjects", *(["median age"] if aged else []), *labels]
     rows = []
-    for group in groups:
-        age = ["" if group.age is None else f"{group.age:g}"] if aged else []
-        rows.append([group.value, group.items, group.subjects, *age, *(_part(group.labels.get(label, 0), group.items) for label in labels)])
-    output.table(headings, rows)
+    for name, groups in attributes.items():
+        for group in groups:
+            age = ["" if group.age is None else f"{group.age:g}"] if aged else []
+            shares = (_part(group.labels.get(label, 0), group.items) for label in labels)
+            rows.append([name, group.value, group.items, group.subjects, *age, *shares])
+    if rows:
+        output.table(headings, rows)
 
 
 def _part(count: int, of: int) -> str:

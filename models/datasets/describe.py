@@ -178,7 +178,8 @@ def _attributes(items: Sequence[Item]) -> list[str]:
     values: dict[str, set[str | float]] = {}
     for item in items:
         for name, value in item.attributes.items():
-            values.setdefault(name, set()).add(value)
+            if name != "age":
+                values.setdefault(name, set()).add(value)
     first = ("site", "scanner", "manufacturer", "modality", "view", "sex", "split")
     names = [name for name, found in values.items() if len(found) <= (GROUPS if any(isinstance(each, str) for each in found) else 5)]
     return sorted(names, key=lambda name: (first.index(name) if name in first else len(first), name))

@@ -22,6 +22,9 @@ from models.datasets.survey import Look, Progress, survey
 
 DECILES = tuple(range(0, 101, 10))
 
+#: A word with more different values than this describes items one by one and not a population: it is left out.
+MOST_WORDS = 64
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -152,4 +155,4 @@ def _words(items: Iterable[Item], looks: Iterable[Look]) -> dict[str, dict[str, 
         stated = {name: value for name, value in item.attributes.items() if isinstance(value, str)}
         for name, value in {**stated, **words.get(item.id, {})}.items():
             counted.setdefault(name, Counter())[value] += 1
-    return {name: dict(counter.most_common()) for name, counter in sorted(counted.items())}
+    return {name: dict(counter.most_common()) for name, counter in sorted(counted.items()) if len(counter) <= MOST_WORDS}

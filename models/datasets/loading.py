@@ -6,6 +6,7 @@ size of a pixel have an identity affine: there a pixel counts as a millimetre.
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -188,5 +189,7 @@ def _dicom(files: tuple[Path, ...]) -> Loaded:
 
 
 def _has_place(path: Path) -> bool:
-    header = dcmread(path, stop_before_pixels=True, specific_tags=["ImagePositionPatient", "PerFrameFunctionalGroupsSequence"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may identify the patient
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["ImagePositionPatient", "PerFrameFunctionalGroupsSequence"])
     return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,11 @@ def _series(path: Path, skipped: list[Skipped]) -> str | None:
 
 def _header(path: Path) -> Dataset | None:
     try:
-        return dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may identify the patient
+            header = dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
+            header.walk(lambda _, element: None)  # elements are converted when they are first used: here, or not at all
+            return header
     except Exception:  # noqa: BLE001 - malformed files raise anything
         return None
 

@@ -11,6 +11,7 @@ words
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,11 +74,23 @@ def volume_numbers(volume: Volume) -> dict[str, float]:
 
 def header_words(header: Dataset) -> dict[str, str]:
     """Values of the header attributes in WORDS, where they are there."""
-    found = {name: " ".join(str(header.get(keyword) or "").split()) for name, keyword in WORDS.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may identify the patient
+        found = {name: " ".join(_text(header, keyword).split()) for name, keyword in WORDS.items()}
     return {name: value for name, value in found.items() if value}
 
 
 def header_age(header: Dataset) -> float | None:
     """Patient's Age (0010,1010) in years."""
-    match = re.fullmatch(r"(\d{1,3})([DWMY])", str(header.get("PatientAge") or "").strip())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        match = re.fullmatch(r"(\d{1,3})([DWMY])", _text(header, "PatientAge").strip())
     return None if match is None else int(match[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[match[2]]
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    """A value as text; nothing where it cannot be converted (elements are converted when they are first used)."""
+    try:
+        return str(header.get(keyword) or "")
+    except Exception:  # noqa: BLE001 - malformed elements raise anything
+        return ""

@@ -163,3 +163,23 @@ def test_nothing_about_an_empty_collection_divides_by_zero() -> None:
     found = describe(Collection("none", "classification", ("a",), ()), {})
     assert found.items == 0
     assert "the class a has no example" in found.concerns
+
+
+def test_words_that_name_items_one_by_one_are_no_part_of_a_fingerprint(tmp_path: Path) -> None:
+    path = (picture(tmp_path / "a.png", noise(1)),)
+    items = [Item(f"i{n}", f"s{n}", path, attributes={"bed": f"bed {n}", "site": f"site {n % 2}"}) for n in range(70)]
+    assert fingerprint(items).words == {"photometric_interpretation": {"MONOCHROME2": 70}, "site": {"site 0": 35, "site 1": 35}}
+
+
+def test_no_value_of_a_broken_header_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import warnings
+
+    path = radiograph(tmp_path / "images" / "a.dcm", noise(1), patient="ID-4711")
+    broken = path.read_bytes().replace(b"061Y", b"Jane").replace(b"CR", b"c!")
+    path.write_bytes(broken)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = read_pairs(tmp_path, Pairs(labelled=False))
+        survey(found)
+    assert [str(each.message) for each in told if "Jane" in str(each.message) or "c!" in str(each.message)] == []
+    assert "ID-4711" not in repr(found.items) + repr(found.skipped)

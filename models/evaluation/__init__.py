@@ -4,7 +4,7 @@
     volumes.py answers.py           an item as the volume that the node would hand to the model; the model's answer
     run.py journal.py               predict every item of a split; go on after a kill
     segmentation.py                 Dice, IoU, surface distances, volumes    (MONAI)
-    classification.py               thresholds, ROC, PR, calibration         (scikit-learn)
+    classification.py thresholds.py decisions, ROC, PR, calibration          (scikit-learn)
     detection.py                    mAP, FROC                                (MONAI)
     bootstrap.py                    confidence intervals: subjects drawn again and again
     evaluate.py                     figures, subgroups and gaps of one split; report.py as JSON

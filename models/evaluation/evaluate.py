@@ -13,12 +13,13 @@ from models.datasets.protocol import DataSet, Item, Skipped, Task
 from models.evaluation import classification, detection, segmentation
 from models.evaluation.answers import BundleAnswers, answers_of
 from models.evaluation.bootstrap import REPLICATES, Figure, Resamples, Statistic, difference, figures, mean
-from models.evaluation.classification import Kind, Threshold
+from models.evaluation.classification import Kind
 from models.evaluation.gallery import Gallery, Picture
 from models.evaluation.journal import Journal
 from models.evaluation.protocol import Case, EvaluationImpossible, slug
 from models.evaluation.run import Measured, Progress, items_of, measure
 from models.evaluation.subgroups import Gap, Group, group_figures, groups_of, widest_gap
+from models.evaluation.thresholds import Threshold, choose_threshold, target_of
 
 #: Under this name stands the score from which on a detector's boxes are shown.
 BOXES = "boxes"
@@ -251,11 +252,11 @@ def _thresholds(
         given = {each.label: each.threshold for each in bundle.dicom.classification}
         return {name: Threshold(given[label], "dicom.toml", "the model's own") for label, name in names.items()}
     if options.threshold != "youden":
-        classification.target_of(options.threshold)
+        target_of(options.threshold)
     if splits is None:
         raise EvaluationImpossible("a threshold is chosen on the validation split, and no splits were given")
     validation = _measured(source, items_of(dataset, splits, "validation"), dataset, tuple(names.values()), options)
-    return {name: classification.choose_threshold(validation.cases, name, options.threshold) for name in names.values()}
+    return {name: choose_threshold(validation.cases, name, options.threshold) for name in names.values()}
 
 
 def shown_from(bundle: Bundle) -> float:

@@ -119,7 +119,7 @@ def _draw(sample: Sample, answer: Answer, reference: Mapping[str, Mask], case: C
     volume = frames_of(sample.image)
     wanted = _any(reference, volume.shape)
     found = _any({name: mask for name, mask in answer.masks.items() if name in reference}, volume.shape)
-    plane = _plane(wanted, found)
+    plane = (_plane(wanted, found), *_upright(sample))
     spacing = spacing_of(sample.image)[-2:]
     grey = _grey(volume[plane])
     scale = SIDE / max(grey.shape[0] * spacing[0], grey.shape[1] * spacing[1])
@@ -135,6 +135,15 @@ def _draw(sample: Sample, answer: Answer, reference: Mapping[str, Mask], case: C
 
 def _sure(case: Case, threshold: float) -> Case:
     return replace(case, boxes=tuple(box for box in case.boxes if box.score >= threshold))
+
+
+def _upright(sample: Sample) -> tuple[slice, slice]:
+    """Rows and columns of a plane of a volume as radiologists hang it: front or head above, the patient's right on the left."""
+    if sample.image.ndim == 3:
+        return slice(None), slice(None)
+    directions = np.asarray(sample.image.affine, dtype=np.float64)[:3, :2]  # of columns and of rows, to right, front and head
+    columns, rows = (slice(None, None, -1 if each[np.abs(each).argmax()] > 0 else None) for each in directions.T)
+    return rows, columns
 
 
 def _any(masks: Mapping[str, Mask], shape: tuple[int, ...]) -> Mask:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from models.evaluation.gallery import FOUND, REFERENCE
 from models.evaluation.methods import definitions
 from models.evaluation.protocol import slug
 from models.evaluation.report import volume_unit
-from models.evaluation.subgroups import SMALL, groups_of
+from models.evaluation.subgroups import SMALL, Group, groups_of
 from models.evaluation.words import Word, interval, number, of_what, words_of
 
 STYLE = Path(__file__).with_name("page.css")
@@ -65,7 +65,8 @@ def _top(report: Report) -> Iterator[str]:
         yield _tile(report, metric)
     people = f"{data.subjects} subject" + ("" if data.subjects == 1 else "s")
     where = f"split: {data.split}" if data.split != "all" else "no split: all items"
-    yield f"<div><span class=meaning>measured on</span><b>{people}</b>{data.items} items, {escape(where)}</div></div>"
+    items = f"{data.items} item" + ("" if data.items == 1 else "s")
+    yield f"<div><span class=meaning>measured on</span><b>{people}</b>{items}, {escape(where)}</div></div>"
     if report.notes:
         yield "<div class=warn><strong>Before you believe it</strong><ul>"
         yield from (f"<li>{escape(note)}</li>" for note in report.notes)
@@ -126,7 +127,7 @@ def _figures(report: Report) -> Iterator[str]:
     if len(classes) == 1:
         overall = [name for name in report.figures if name.rpartition(".")[0] not in report.figures]
     yield "<h2>What was measured, and how sure it is</h2>"
-    yield from _overall(report, sorted(overall, key=lambda name: "." in name and name != report.headline))
+    yield from _overall(report, sorted(overall, key=lambda name: (name == "coverage", "." in name and name != report.headline)))
     if len(classes) > 1:
         yield from _by_class(report)
     if any(figure.method == "wilson" for figure in report.figures.values()):
@@ -307,16 +308,15 @@ def _subgroups(report: Report) -> Iterator[str]:
         yield from _group_table(report, groups)
 
 
-def _group_table(report: Report, groups: object) -> Iterator[str]:
+def _group_table(report: Report, groups: Mapping[str, Group]) -> Iterator[str]:
     words = _words(report)
-    known = next(parts for parts in report.subgroups.values() if parts is groups)
-    metrics = list(dict.fromkeys(metric for group in known.values() for metric in group.figures))
+    metrics = list(dict.fromkeys(metric for group in groups.values() for metric in group.figures))
     heads = []
     for metric in metrics:
         key, whose = of_what(metric, report.measured.classes)
         heads.append(f"<th class=number>{escape(words[key].name)}{' ' + escape(whose) if whose else ''}")
     yield f"<div class=wide><table><tr><th>group<th class=number>subjects<th class=number>items{''.join(heads)}</tr>"
-    for name, group in known.items():
+    for name, group in groups.items():
         cells = "".join(f"<td class=number>{_cell(group.figures.get(metric), words, metric)}" for metric in metrics)
         small = " <small>(small)</small>" if group.small else ""
         row = f"<tr{' class=pale' if group.small else ''}><td>{escape(name)}{small}"

@@ -12,8 +12,9 @@ from sklearn import metrics
 from torchmetrics.functional import classification as reference
 
 from models.evaluation import classification
-from models.evaluation.classification import binary, choose_threshold, statistics
+from models.evaluation.classification import binary, statistics
 from models.evaluation.protocol import Case, EvaluationImpossible
+from models.evaluation.thresholds import choose_threshold
 
 N = 300
 

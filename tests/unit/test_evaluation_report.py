@@ -7,12 +7,15 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+import torch
+from monai.data.meta_tensor import MetaTensor
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,12 +23,13 @@ from dicom_node.cli.main import main
 from dicom_node.releases.report import read_report
 from models.bundle import load_bundle
 from models.datasets.collection import Collection
-from models.datasets.loading import load
+from models.datasets.loading import Sample, load
 from models.datasets.protocol import Box, Item
 from models.datasets.splits import Leak
 from models.evaluation.evaluate import Options, Report, evaluate
+from models.evaluation.gallery import Gallery
 from models.evaluation.page import page, write_page
-from models.evaluation.protocol import EvaluationImpossible
+from models.evaluation.protocol import Answer, Case, EvaluationImpossible
 from models.evaluation.report import as_json, write_items, write_json
 from tests.imaging import as_file, series
 from tests.planar_bundle import planar_bundle, shadows
@@ -135,6 +139,22 @@ def test_what_cannot_be_used_or_gets_no_answer_is_said(tmp_path: Path) -> None:
     for item in (*reasons, "sagittal"):
         assert item in shown
     assert "The model gave no answer for 1 item: each counts as if it had found nothing." in report.notes
+
+
+@pytest.mark.parametrize(("right", "front"), [(1.0, 1.0), (-1.0, 1.0), (1.0, -1.0), (-1.0, -1.0)])
+def test_pictures_hang_with_the_front_above_and_the_patients_right_on_the_left(right: float, front: float) -> None:
+    """A bright corner at the patient's front right is found in the picture's upper left, whatever the order in the file."""
+    values = torch.zeros(1, 8, 8, 3)
+    values[0, -2 if right > 0 else 1, -2 if front > 0 else 1] = 100.0
+    sample = Sample(MetaTensor(values, affine=torch.diag(torch.tensor([right, front, 1.0, 1.0], dtype=torch.float64))))
+    gallery = Gallery("segmentation", ("A",), 1)
+    wanted = np.zeros((3, 8, 8), bool)
+    picture = gallery.see(Case("1", "1", values={"dice.a": 0.5}), sample, Answer(), {"A": wanted})
+    assert picture is not None
+    shown = np.asarray(Image.open(BytesIO(picture.png)).convert("L"))
+    row, column = np.unravel_index(shown.argmax(), shown.shape)
+    assert row < shown.shape[0] / 2
+    assert column < shown.shape[1] / 2
 
 
 def test_structures_that_are_absent_are_said(tmp_path: Path) -> None:

@@ -9,24 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from dicom_node.config import Config
+from dicom_node.config import Config, ReleaseGate
 from models.bundle import Bundle
+from models.spec import GateSpec
 from storage.records import EvaluationRecord
 
-
-class Demand(Protocol):
-    """What is asked for on one data set: [gate] or [[release_gate]]."""
-
-    @property
-    def data(self) -> str: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def minima(self) -> Mapping[str, float]: ...
-    @property
-    def maxima(self) -> Mapping[str, float]: ...
+Demand = GateSpec | ReleaseGate  # what is asked for on one data set
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def test_one_that_cannot_be_carried_out_is_told(tmp_path: Path) -> None:
 def test_a_model_that_hangs_is_ended_at_the_deadline_and_with_the_node(tmp_path: Path) -> None:
     data = phantoms(tmp_path / "phantoms")
     more = ASK.format(data=f"pairs:{data}?classes=Bright")
-    config = settings(tmp_path / "node", more=more + 'deadline = "3s"\n')
+    config = settings(tmp_path / "node", more=more)
     prepare(config)
     with open_node(config, "test") as node, evaluating(node) as worker:
         database, queue = node.database, node.queue()
@@ -146,9 +146,10 @@ def test_a_model_that_hangs_is_ended_at_the_deadline_and_with_the_node(tmp_path:
         thread.join()
         (job,) = queue.list(kind="evaluate")
         assert (job.state, job.attempts) == (JobState.SCHEDULED.value, 0), "given back, and the attempt not counted"
-        with evaluating(node) as again:
-            assert again.step()
-        assert "ended at its deadline of 3 s" in str(queue.list(kind="evaluate")[0].error)
+    impatient = settings(tmp_path / "node", more=more + 'deadline = "1s"\n')
+    with open_node(impatient, "test") as node, evaluating(node) as worker:
+        assert worker.step()
+        assert "ended at its deadline of 1 s" in str(node.queue().list(kind="evaluate")[0].error)
 
 
 def test_an_evaluation_canceled_before_it_began_is_given_back(tmp_path: Path) -> None:

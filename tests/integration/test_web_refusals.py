@@ -15,6 +15,7 @@ from dicom_node.transcode import Transcoder
 from dicom_node.web import app
 from dicom_node.web.dicomweb import rendered
 from dicom_node.web.limits import DeadlineProtocol
+from storage.errors import IndexUnavailable
 from tests.imaging import as_file
 from tests.node import bright_series
 from tests.webserver import WebNode, web_node
@@ -88,6 +89,15 @@ def test_small_answers_are_not_kept_back(tmp_path: Path, monkeypatch: pytest.Mon
         assert web.client.get(f"{web.url}/studies").status_code == 204
     assert options
     assert all(options)
+
+
+def test_an_index_that_is_away_is_told_with_when_to_come_again(web: WebNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise IndexUnavailable("index is not available")
+
+    monkeypatch.setattr(web.node.database, "read", away)
+    answer = web.client.get(f"{web.url}/studies")
+    assert (answer.status_code, answer.headers["retry-after"], answer.json()) == (503, "5", {"error": "index is not available"})
 
 
 def image(web: WebNode) -> str:

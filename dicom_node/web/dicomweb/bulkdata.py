@@ -22,7 +22,7 @@ from dicom_node.web.dicomweb.multipart import MultipartWriter
 from dicom_node.web.dicomweb.pixels import BIG_ENDIAN, Pixels, fragments_of, read_dicom
 from dicom_node.web.dicomweb.ranges import requested_range
 from dicom_node.web.dicomweb.resources import entity_tag, intact, resource_of, service_url, stored_instances
-from dicom_node.web.dicomweb.responses import Streamed, unchanged
+from dicom_node.web.dicomweb.responses import made, unchanged, whole
 from dicom_node.web.dicomweb.stored import StoredBytes
 from dicom_node.web.wire import Extent
 from storage.archive import StoredInstance
@@ -63,11 +63,10 @@ def bulkdata(node: Node, transcoder: Transcoder) -> Callable[[Request], Response
             wanted = requested_range(request, len(data), tag)
             part = memoryview(data)[wanted.start : wanted.start + wanted.length]
             headers = {"ETag": tag, "Accept-Ranges": "bytes", **wanted.headers}
-            return Streamed(iter([[part]]), offer.media_type, status=wanted.status, length=len(part), headers=headers)
+            return made(part, offer.media_type, status=wanted.status, headers=headers)
         writer = MultipartWriter(offer.media_type)
         head = writer.head(_part(request, len(data)))
-        length = writer.length([head], [len(data)])
-        return Streamed(iter([[head, data, writer.end]]), writer.content_type, length=length, headers={"ETag": tag})
+        return whole(iter([[head, data, writer.end]]), writer.content_type, headers={"ETag": tag})
 
     return retrieve
 
@@ -80,7 +79,7 @@ def pdf(request: Request, ranges: list[MediaRange], stored: StoredInstance) -> R
     tag = entity_tag([stored], "-b")
     if (same := unchanged(request, tag)) is not None:
         return same
-    return Streamed(iter([[data]]), PDF, length=len(data), headers={"ETag": tag})
+    return made(data, PDF, headers={"ETag": tag})
 
 
 def _without_padding(header: Dataset, data: bytes) -> bytes:

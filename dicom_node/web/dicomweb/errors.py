@@ -82,7 +82,8 @@ def refused(request: Request, error: Exception) -> Response:
         return answer(503, f"{error}; come again", RETRY_AFTER)
     if isinstance(error, HTTPException):
         return answer(error.status_code, error.detail, _headers_of(request, error))
-    return answer(http_status(error), str(error))
+    status = http_status(error)
+    return answer(status, str(error), RETRY_AFTER if status == 503 else None)
 
 
 def _headers_of(request: Request, error: HTTPException) -> Mapping[str, str]:

@@ -20,7 +20,7 @@ from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource, NotAccept
 from dicom_node.web.dicomweb.multipart import MultipartWriter
 from dicom_node.web.dicomweb.pixels import BIG_ENDIAN, EXPLICIT, Pixels, decoded_frame, pixels_of, stored_frame
 from dicom_node.web.dicomweb.resources import Resource, entity_tag, intact, resource_of, service_url, stored_instances
-from dicom_node.web.dicomweb.responses import Piece, Streamed, unchanged
+from dicom_node.web.dicomweb.responses import Piece, Streamed, made, unchanged, whole
 from dicom_node.web.dicomweb.stored import StoredBytes
 from dicom_node.web.wire import Extent
 from storage.archive import StoredInstance
@@ -88,7 +88,7 @@ def answer(
 
     if not offer.multipart:
         data = one(numbers[0])
-        return Streamed(iter([[data]]), content_type, length=len(data), headers=headers)
+        return made(data, content_type, headers=headers)
     writer = MultipartWriter(offer.media_type)
     place = frames_url(request, stored)
 
@@ -98,6 +98,8 @@ def answer(
             yield [writer.head(_part(content_type, f"{place}/{number}", len(data))), data]
         yield [writer.end]
 
+    if len(numbers) == 1:
+        return whole(pieces(), writer.content_type, headers=headers)
     return Streamed(pieces(), writer.content_type, headers=headers)
 
 

@@ -1,9 +1,9 @@
-"""Writing multipart/related (RFC 2387) as a stream whose length is known before its first byte, where the parts' are."""
+"""Writing multipart/related (RFC 2387): the lines around parts, whose bytes come from elsewhere."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 
 class MultipartWriter:
@@ -24,7 +24,3 @@ class MultipartWriter:
         """What comes before a part's bytes."""
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return f"\r\n--{self.boundary}\r\n{lines}\r\n".encode()
-
-    def length(self, heads: Sequence[bytes], contents: Sequence[int]) -> int:
-        """Bytes of the whole body."""
-        return sum(map(len, heads)) + sum(contents) + len(self.end)

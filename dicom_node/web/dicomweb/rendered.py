@@ -27,7 +27,7 @@ from dicom_node.web.dicomweb.picture import picture_of
 from dicom_node.web.dicomweb.pixels import Pixels, pixels_of
 from dicom_node.web.dicomweb.rendering_parameters import Rendering, rendering_of
 from dicom_node.web.dicomweb.resources import entity_tag, intact, resource_of, stored_instances
-from dicom_node.web.dicomweb.responses import Piece, Streamed, unchanged
+from dicom_node.web.dicomweb.responses import Piece, Streamed, made, unchanged
 from dicom_node.web.limits import PLACE_WAIT
 from storage.archive import StoredInstance
 
@@ -65,7 +65,7 @@ def rendered(node: Node, transcoder: Transcoder, *, thumbnail: bool = False) -> 
 
         if not offer.multipart:
             data = one(numbers[0])
-            return Streamed(iter([[data]]), offer.media_type, length=len(data), headers={"ETag": tag})
+            return made(data, offer.media_type, headers={"ETag": tag})
         writer = MultipartWriter(offer.media_type)
         pieces = _parts(writer, offer.media_type, map(one, numbers))
         return Streamed(pieces, writer.content_type, headers={"ETag": tag})

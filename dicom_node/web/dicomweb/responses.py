@@ -111,7 +111,11 @@ class Streamed(Response):
 
 def whole(pieces: Iterator[Piece], media_type: str, *, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
     """A response whose body is small: made here, in the endpoint's thread, and sent as one."""
-    content = b"".join(buffer for piece in pieces for buffer in piece)
+    return made(b"".join(buffer for piece in pieces for buffer in piece), media_type, status=status, headers=headers)
+
+
+def made(content: bytes | memoryview, media_type: str, *, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
+    """A response whose body is in memory already."""
     return Response(content, status_code=status, headers={**HEADERS, "Content-Type": media_type, **headers})
 
 

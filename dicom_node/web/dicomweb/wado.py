@@ -20,7 +20,7 @@ from dicom_node.web.dicomweb.errors import NotAcceptable, Unprocessable
 from dicom_node.web.dicomweb.multipart import MultipartWriter
 from dicom_node.web.dicomweb.ranges import requested_range
 from dicom_node.web.dicomweb.resources import Resource, entity_tag, intact, resource_of, service_url, stored_instances
-from dicom_node.web.dicomweb.responses import Piece, Streamed, unchanged
+from dicom_node.web.dicomweb.responses import Piece, Streamed, made, unchanged
 from dicom_node.web.dicomweb.stored import StoredBytes
 from dicom_node.web.wire import Extent
 from storage.archive import StoredInstance
@@ -120,7 +120,7 @@ def single_part(request: Request, transcoder: Transcoder, stored: StoredInstance
         extent = Extent(b"", stored.path, stored.offset + wanted.start, wanted.length, stored.offset)
         return StoredBytes([extent], DICOM, status=wanted.status, headers=every)
     part = data[wanted.start : wanted.start + wanted.length]
-    return Streamed(iter([[part]]), DICOM, status=wanted.status, length=wanted.length, headers=every)
+    return made(part, DICOM, status=wanted.status, headers=every)
 
 
 def _transcoded(

@@ -26,7 +26,7 @@ from dicom_node.web.dicomweb.pixels import Pixels, pixels_of
 from dicom_node.web.dicomweb.rendered import PICTURES, encoded, place
 from dicom_node.web.dicomweb.rendering_parameters import MAX_SIDE, Rendering, Viewport, Window, decimal
 from dicom_node.web.dicomweb.resources import PREFIX, Resource, checked_uid, entity_tag, intact, stored_instances
-from dicom_node.web.dicomweb.responses import Streamed, unchanged
+from dicom_node.web.dicomweb.responses import made, unchanged
 from dicom_node.web.dicomweb.wado import DICOM, single_part, target_syntax
 from storage.archive import StoredInstance
 
@@ -104,7 +104,7 @@ def _picture(request: Request, stored: StoredInstance, pixels: Pixels, media_typ
         return same
     with place():
         data = encoded(picture_of(stored, pixels, number, rendering, transcoder), media_type, rendering)
-    return Streamed(iter([[data]]), media_type, length=len(data), headers={"ETag": tag})
+    return made(data, media_type, headers={"ETag": tag})
 
 
 def _window(query: QueryParams) -> Window | None:

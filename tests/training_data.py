@@ -103,6 +103,102 @@ amp = "off"
 validate_every = 10
 """
 
+CLASSIFICATION = """
+task = "classification"
+[[preprocessing]]
+_target_ = "ScaleIntensityRanged"
+keys = "image"
+a_min = 0.0
+a_max = 255.0
+b_min = 0.0
+b_max = 1.0
+[network]
+_target_ = "DenseNet"
+spatial_dims = 2
+in_channels = 1
+out_channels = 1
+init_features = 8
+growth_rate = 8
+block_config = [2, 2]
+[optimiser]
+_target_ = "torch.optim.AdamW"
+lr = 0.01
+[run]
+epochs = 12
+batch = 8
+threads = 1
+average = 0.5
+amp = "off"
+validate_every = 4
+[dicom.model]
+name = "sizes"
+version = "1"
+manufacturer = "Tests"
+intended_use = "Tests"
+licence = "Apache-2.0"
+[dicom.geometry]
+dimensions = 2
+[dicom.output]
+kinds = ["SR"]
+form = "scores"
+[[dicom.classification]]
+label = "large"
+channel = 0
+name = { value = "size", scheme = "99TEST", meaning = "Size" }
+positive = { value = "large", scheme = "99TEST", meaning = "Large" }
+negative = { value = "small", scheme = "99TEST", meaning = "Small" }
+"""
+
+AUTOENCODER = """
+task = "autoencoder"
+[[preprocessing]]
+_target_ = "Resized"
+keys = "image"
+spatial_size = [32, 32]
+[[preprocessing]]
+_target_ = "ScaleIntensityRanged"
+keys = "image"
+a_min = 0.0
+a_max = 255.0
+b_min = 0.0
+b_max = 1.0
+[network]
+_target_ = "AutoEncoder"
+spatial_dims = 2
+in_channels = 1
+out_channels = 1
+channels = [8, 16]
+strides = [2, 2]
+[optimiser]
+_target_ = "torch.optim.AdamW"
+lr = 0.01
+[run]
+epochs = 15
+batch = 4
+threads = 1
+average = 0.5
+amp = "off"
+validate_every = 5
+[dicom.model]
+name = "unusual"
+version = "1"
+manufacturer = "Tests"
+intended_use = "Tests"
+licence = "Apache-2.0"
+[dicom.geometry]
+dimensions = 2
+[dicom.output]
+kinds = ["SR"]
+form = "scores"
+[[dicom.classification]]
+label = "anomaly"
+channel = 0
+threshold = 0.95
+name = { value = "anomaly", scheme = "99TEST", meaning = "Unlike the training images" }
+positive = { value = "unusual", scheme = "99TEST", meaning = "Unusual" }
+negative = { value = "usual", scheme = "99TEST", meaning = "Usual" }
+"""
+
 
 @dataclass
 class Data:
@@ -121,8 +217,8 @@ class Data:
         return iter(self.items)
 
 
-def blobs(folder: Path, count: int = 16, *, rgb: bool = False) -> Data:
-    """Pictures of one bright rectangle each, with its mask, its box, and a label that says whether it is in the left half."""
+def blobs(folder: Path, count: int = 16) -> Data:
+    """Pictures of one bright rectangle each, with its mask, its box, and a label that says whether it is large."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(1)
     items = []
@@ -142,7 +238,7 @@ def blobs(folder: Path, count: int = 16, *, rgb: bool = False) -> Data:
                 subject=f"subject{number}",
                 image=(image,),
                 mask=label,
-                labels={"left": float(left + width / 2 < SIDE / 2)},
+                labels={"large": float(width * height > 400)},
                 boxes=(Box("blob", float(left), float(top), float(left + width), float(top + height)),),
             )
         )

@@ -11,8 +11,9 @@ from pydicom import Dataset
 from pynetdicom import AE, build_role, evt
 
 from dicom_node.retrieve import WHOLE
+from dicom_node.transcode import Transcoder
 from storage.archive import Source
-from tests.dimse import CT, EXPLICIT, until
+from tests.dimse import CT, EXPLICIT, IMPLICIT, until
 from tests.integration.test_dimse_archive import data_set
 from tests.node import StepNode, peer, running, settings
 from tests.retrieving import PATIENT_GET, STUDY_GET, STUDY_MOVE, Received, destination, get, keys, move
@@ -301,3 +302,54 @@ def test_cancel(service: str, node: StepNode, received: Received) -> None:
     assert every[-1].Status == 0xFE00
     assert every[-1].NumberOfRemainingSuboperations > 100
     assert every[-1].NumberOfCompletedSuboperations + every[-1].NumberOfRemainingSuboperations == 200
+
+
+@pytest.mark.parametrize("service", ["get", "move"])
+def test_a_cancel_is_heard_while_the_next_instance_takes_long_to_transcode(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    real = Transcoder.transcode
+
+    def transcode(self: Transcoder, data: bytes, source: str, target: str) -> bytes:
+        if b"1.2.3.1.1" not in data:  # all but the first instance
+            goes_on.wait(60)
+        return real(self, data, source, target)
+
+    monkeypatch.setattr(Transcoder, "transcode", transcode)
+    received = Received()
+    model = STUDY_GET if service == "get" else STUDY_MOVE
+    with destination(received, [(CT, [IMPLICIT])]) as port:
+        more = CLIENT + peer("destination", port, title="DESTINATION")
+        with running(settings(tmp_path / "slow", more=more)) as node:
+            fill(node, 5)
+            ae = AE("CLIENT")
+            ae.add_requested_context(model)
+            ae.add_requested_context(CT, IMPLICIT)
+            handlers = [(evt.EVT_C_STORE, received.store)]
+            roles = [build_role(CT, scp_role=True)]
+            association = ae.associate("127.0.0.1", node.port, ae_title="NODE", ext_neg=roles, evt_handlers=handlers)
+            wanted = keys("STUDY", StudyInstanceUID="1.2.3")
+            every: list[Dataset] = []
+
+            def collect() -> None:
+                answers = (
+                    association.send_c_get(wanted, model, 9)
+                    if service == "get"
+                    else association.send_c_move(wanted, "DESTINATION", model, 9)
+                )
+                every.extend(status for status, _ in answers)
+
+            collecting = threading.Thread(target=collect)
+            collecting.start()
+            try:
+                until(lambda: len(received.instances) == 1)
+                association.send_c_cancel(9, query_model=model)
+                collecting.join(20)
+                assert not collecting.is_alive()
+                assert not goes_on.is_set()
+            finally:
+                goes_on.set()
+                association.abort()
+    assert every[-1].Status == 0xFE00
+    assert (every[-1].NumberOfCompletedSuboperations, every[-1].NumberOfRemainingSuboperations) == (1, 4)

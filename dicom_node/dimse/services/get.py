@@ -30,10 +30,15 @@ class GetService(RetrieveService):
             if not progress.canceled.is_set() and steps.due(progress.counts):
                 retrieving.respond(PENDING, progress.counts)
 
+        def listen() -> None:
+            if not progress.canceled.is_set() and association.canceled(retrieving.message):
+                progress.canceled.set()
+            settled()
+
         channel = StoreChannel(association.connection, association.context.max_pdu, store_contexts(association), other=other)
         run = SubOperationRun(self._archive, self._transcoding, instances, progress, self._buffers, priority=request.priority)
         try:
-            run.run(channel, settled=settled)
+            run.run(channel, settled=settled, listen=listen)
             retrieving.conclude(progress)
         except StorageError as error:  # in the middle of a large instance: what is out cannot be taken back
             association.connection.abort(ABORT_BY_PROVIDER, REASON_NOT_SPECIFIED)

@@ -6,7 +6,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from dicom_node.buffers import Buffers
@@ -19,6 +19,8 @@ from storage.errors import StorageError
 
 READERS: Final = 2
 """Instances in memory at once: the one that is sent, and the one that is read meanwhile."""
+
+LOOK: Final = 0.1  # seconds between two looks at what else there is, while an instance is awaited
 
 Prepare = Callable[[SequentialReader, StoredInstance], Outbound]
 
@@ -53,11 +55,21 @@ class ReadAhead:
     ----------
     prepare
         Reads an instance; what it raises of StorageError, NodeError and ContextNotAccepted makes that instance one that cannot be sent.
+    canceled
+        Called again and again while an instance takes long to be ready; True ends the iteration.
     """
 
-    def __init__(self, archive: Archive, instances: Sequence[StoredInstance], prepare: Prepare, buffers: Buffers | None = None) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        instances: Sequence[StoredInstance],
+        prepare: Prepare,
+        buffers: Buffers | None = None,
+        canceled: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._instances = instances
         self._prepare = prepare
+        self._canceled = canceled
         self._stopping = False
         self._readers = [SequentialReader(archive, buffers) for _ in range(READERS)]
         self._free: SimpleQueue[SequentialReader | None] = SimpleQueue()
@@ -74,10 +86,20 @@ class ReadAhead:
             self._thread.start()
         yield self._item(first, self._instances[0])
         for _ in self._instances[1:]:
-            item = self._read.get()
+            item = self._next()
+            if item is None:
+                return
             if isinstance(item, BaseException):
                 raise item
             yield item
+
+    def _next(self) -> Item | BaseException | None:
+        while True:
+            try:
+                return self._read.get(timeout=LOOK)
+            except Empty:
+                if self._canceled():
+                    return None
 
     def sent(self, item: Ready) -> None:
         """Give back what an instance was read into: its bytes are out."""

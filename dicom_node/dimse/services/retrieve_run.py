@@ -55,15 +55,27 @@ class SubOperationRun:
     def done(self) -> bool:
         return not self._left
 
-    def run(self, channel: StoreChannel, *, originator: tuple[str, int] | None = None, settled: Callable[[], None] = lambda: None) -> None:
-        """Send what is left; ``settled`` is called after each answer.
+    def run(
+        self,
+        channel: StoreChannel,
+        *,
+        originator: tuple[str, int] | None = None,
+        settled: Callable[[], None] = lambda: None,
+        listen: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Send what is left; ``settled`` is called after each answer, ``listen`` while an instance takes long to be ready.
 
         Raises
         ------
         DimseError, StorageError
             The association is lost; the instance under way counts as failed.
         """
-        ahead = ReadAhead(self._archive, tuple(self._left), partial(self._outbound, channel), self._buffers)
+
+        def canceled() -> bool:
+            listen()
+            return self.progress.canceled.is_set()
+
+        ahead = ReadAhead(self._archive, tuple(self._left), partial(self._outbound, channel), self._buffers, canceled)
         self._reading.append(ahead)
         try:
             for item in ahead:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from models.bundle import Bundle, file_sha256
@@ -118,10 +119,13 @@ def evaluate(
     Raises
     ------
     EvaluationImpossible
-        Nothing can be compared, the split is empty, a subject is in two splits, or a threshold has no validation to come from.
+        Nothing can be compared, the split is empty, a threshold has no validation to come from, or a library is missing.
+    Leak
+        A subject is in two splits.
     BundleInvalid, WeightsMissing, WeightsMismatch
     """
     options = options or Options()
+    _require("sklearn", "matplotlib")
     items = items_of(dataset, splits, split)
     source = answers_of(bundle, dataset, options.device, cache=options.cache)
     source.load()
@@ -136,6 +140,12 @@ def evaluate(
         compared = _against(against, dataset, splits, items, judge, options)
     notes = (*source.matched.notes, *measured.notes)
     return report(model_of(bundle), data, measured, judge, thresholds, notes, options, gallery.worst(), compared, dataset.skipped)
+
+
+def _require(*modules: str) -> None:
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise EvaluationImpossible(f"evaluation needs {' and '.join(missing)}: pip install 'dicom-node[training]'")
 
 
 class Judge:

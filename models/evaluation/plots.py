@@ -153,7 +153,15 @@ def bland_altman(name: str, title: str, cases: Sequence[Case], structure: str, u
             if value is not None:
                 axes.axhline(value, color=SERIES[1], linestyle=style, linewidth=1.5)
                 place = axes.get_yaxis_transform()
-                axes.annotate(f"{value:.3g}", (1, value), xycoords=place, ha="right", va="bottom", fontsize=9, color=SERIES[1])
+                axes.annotate(
+                    f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}",
+                    (1, value),
+                    xycoords=place,
+                    ha="right",
+                    va="bottom",
+                    fontsize=9,
+                    color=SERIES[1],
+                )
         axes.set_xlabel(f"mean of reference and model ({unit})")
         axes.set_ylabel(f"model - reference ({unit})")
     return plot.svg

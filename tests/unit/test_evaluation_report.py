@@ -211,6 +211,12 @@ def test_an_evaluation_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> N
     assert changed.measured.cases[0].values["dice.bright"] == 0.0
 
 
+def test_a_missing_library_is_named_with_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.evaluation.evaluate.find_spec", lambda name: None)
+    with pytest.raises(EvaluationImpossible, match=r"needs sklearn and matplotlib: pip install 'dicom-node\[training\]'"):
+        evaluate(load_bundle(tiny_bundle(tmp_path)), heads(tmp_path), None)
+
+
 def test_two_models_are_compared_on_the_same_items(tmp_path: Path) -> None:
     dataset = heads(tmp_path)
     root = tiny_bundle(tmp_path, name="other")

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from models.errors import ModelError
 from models.evaluation import classification
 from models.evaluation.bootstrap import REPLICATES, Figure, Resamples, figure
-from models.evaluation.classification import Threshold
 from models.evaluation.protocol import Case, EvaluationImpossible
+from models.evaluation.thresholds import Threshold, choose_threshold
 from models.features.table import feature_names
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def fit_baseline(
     scores = {label: _probabilities(model, values) for label, model in models.items()}
     validation, test = (_cases(table, parts[part], scores) for part in ("validation", "test"))
     try:
-        thresholds = {label: classification.choose_threshold(validation, label, "youden") for label in labels}
+        thresholds = {label: choose_threshold(validation, label, "youden") for label in labels}
     except EvaluationImpossible as error:
         raise BaselineImpossible(str(error)) from error
     kind_of_task = classification.kind_of(test, labels)

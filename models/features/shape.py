@@ -53,7 +53,7 @@ def _flat(region: Region) -> dict[str, float]:
         "shape.perimeter_to_area_ratio": perimeter / area,
         "shape.circularity": float(4 * np.pi * area / perimeter**2),
         "shape.solidity": area / _hull_area(corners),
-        "shape.euler_number": float(euler_number(region.mask, connectivity=2)),
+        "shape.euler_number": float(euler_number(padded > 0, connectivity=2)),
         "shape.maximum_diameter": _diameter(corners),
         **_axes(region),
     }
@@ -79,7 +79,7 @@ def _diameter(points: Points) -> float:
 
 def _axes(region: Region) -> dict[str, float]:
     """Lengths of the axes of the ellipsoid with the same second moments: 4 sqrt(eigenvalue) (IBSI 3.1.11 to 3.1.15)."""
-    points = np.argwhere(region.mask) * np.asarray(region.spacing)
+    points = np.argwhere(region.mask[region.box]) * np.asarray(region.spacing)
     covariance = np.atleast_2d(np.cov(points.T)) if len(points) > 1 else np.zeros((region.mask.ndim,) * 2)
     eigenvalues = np.clip(np.linalg.eigvalsh(covariance)[::-1], 0.0, None)
     lengths = 4.0 * np.sqrt(eigenvalues)

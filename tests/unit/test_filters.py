@@ -56,6 +56,12 @@ def test_bilateral_is_its_formula(shape: tuple[int, ...], spacing: tuple[float, 
     np.testing.assert_allclose(found, formula(image, 1.1, 40.0, steps), rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize(("sigma", "narrow"), [(1.5, 40.0), (2.0, 15.0), (1.2, 40.0), (0.4, 40.0), (2.0, 2.0)])
+def test_bilateral_is_its_formula_with_and_without_opencv(sigma: float, narrow: float) -> None:
+    image = picture((17, 12))
+    np.testing.assert_allclose(bilateral_filter(image, sigma, narrow), formula(image, sigma, narrow, np.ones(2)), atol=0.01)
+
+
 def formula(image: NDArray[np.float32], sigma: float, sigma_intensity: float, steps: NDArray[np.float64]) -> NDArray[np.float64]:
     radius = [int(2 * sigma / step) for step in steps]
     padded = np.pad(image.astype(np.float64), [(r, r) for r in radius], mode="edge")

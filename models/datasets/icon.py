@@ -33,7 +33,7 @@ def as_grey(picture: NDArray[np.float32], low: float, high: float, *, inverted: 
 
 def resized(picture: Grey, rows: int, columns: int) -> Grey:
     """The picture at another size, each pixel the mean of what it covers."""
-    tensor = torch.from_numpy(np.ascontiguousarray(picture)).float()[None, None]
+    tensor = torch.from_numpy(np.ascontiguousarray(picture, dtype=np.float32))[None, None]
     small = torch.nn.functional.adaptive_avg_pool2d(tensor, (rows, columns))[0, 0]
     return cast(Grey, small.round().to(torch.uint8).numpy())
 

@@ -73,8 +73,8 @@ def load(item: Item, *, classes: int | None = None) -> Sample:
     ItemUnreadable
         A file is missing, broken, no image, has values that are no numbers, or the mask does not fit.
     """
-    image = _tensor(item.image, torch.float32)
-    if not torch.isfinite(image).all():
+    image = _tensor(item.image)
+    if not np.isfinite(image.as_tensor().numpy()).all():
         raise ItemUnreadable(str(item.image[0]), "the image has values that are not finite (NaN or infinite)")
     if item.mask is None:
         return Sample(image)
@@ -83,20 +83,22 @@ def load(item: Item, *, classes: int | None = None) -> Sample:
 
 def load_mask(path: Path, image: MetaTensor, classes: int | None = None) -> MetaTensor:
     """Read a label map on the grid of ``image``; raises ItemUnreadable where it is another one or no label map."""
-    values = _tensor((path,), torch.float32)
+    values = _tensor((path,))
     own = values.affine
     if values.shape[1:] != image.shape[1:]:
         sizes = " against ".join("x".join(str(size) for size in each.shape[1:]) for each in (values, image))
         raise ItemUnreadable(str(path), f"the mask has another size than the image ({sizes})")
     if values.shape[0] != 1:
         raise ItemUnreadable(str(path), f"the mask has {values.shape[0]} channels; one is expected")
-    if not torch.isfinite(values).all() or (values != values.round()).any() or values.min() < 0:
+    found = np.unique(values.as_tensor().numpy())  # in NumPy, whose one thread is faster here than a pool that must be woken
+    if not np.isfinite(found).all() or (found != found.round()).any() or found[0] < 0:
         raise ItemUnreadable(str(path), "the mask has values that are no labels (negative, fractional or not finite)")
-    if classes == 1 and set(torch.unique(values).tolist()) <= {0.0, 255.0}:
+    highest = int(found[-1])
+    if classes == 1 and set(found.tolist()) <= {0.0, 255.0}:
         values = MetaTensor(
             (values.as_tensor() > 0).float(), affine=own, meta={"spacing_known": values.meta["spacing_known"]}
         )  # a picture's black and white
-    highest = int(values.max())
+        highest = min(highest, 1)
     if highest > (255 if classes is None else classes):
         raise ItemUnreadable(str(path), f"the mask has the label {highest}; the labels end at {classes or 255}")
     other = bool(values.meta["spacing_known"] and image.meta.get("spacing_known") and not _same_place(own, image.affine))
@@ -118,13 +120,13 @@ def mask_volumes(item: Item) -> dict[int, float]:
     """
     if item.mask is None:
         raise ItemUnreadable(item.id, "it has no mask")
-    mask = _tensor((item.mask,), torch.float32)
+    mask = _tensor((item.mask,))
     labels, counts = torch.unique(mask.as_tensor(), return_counts=True)
     size = abs(float(torch.linalg.det(mask.affine[:3, :3]))) / (1000.0 if mask.meta["spacing_known"] else 1.0)
     return {int(label): int(count) * size for label, count in zip(labels, counts, strict=True) if label > 0}
 
 
-def _tensor(files: tuple[Path, ...], dtype: torch.dtype) -> MetaTensor:
+def _tensor(files: tuple[Path, ...]) -> MetaTensor:
     if not files:
         raise ItemUnreadable("item", "it names no image")
     reader = _reader(files[0])
@@ -138,7 +140,8 @@ def _tensor(files: tuple[Path, ...], dtype: torch.dtype) -> MetaTensor:
         raise ItemUnreadable(str(files[0]), f"cannot be read ({_why(error)})") from error
     if array.size == 0:
         raise ItemUnreadable(str(files[0]), "the image has no pixels")
-    tensor = torch.as_tensor(np.ascontiguousarray(array)).to(dtype)
+    values = np.ascontiguousarray(array, dtype=np.float32)
+    tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
     return MetaTensor(tensor, affine=torch.as_tensor(affine, dtype=torch.float64), meta=dict(meta))
 
 

@@ -151,3 +151,8 @@ def test_montgomery(real_data: Path) -> None:
     found = open_dataset(rf"pairs:{real_data / 'cxr-lungs'}?classes=lung&name=(?P<subject>MCUCXR_\d+)_(?P<tb>[01])")
     assert len(found) == len({item.subject for item in found}) == 138
     assert sum(item.attributes["tb"] == 1 for item in found) == 58
+
+
+def test_a_picture_of_floating_point_numbers(tmp_path: Path) -> None:
+    item = read_pairs(picture(tmp_path / "x.tif", noise(1).astype(np.float32)).parent, Pairs(labelled=False)).items[0]
+    assert load(item).image.max() == noise(1).max()

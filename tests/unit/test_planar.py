@@ -10,10 +10,13 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from models.bundle import load_bundle, validate_bundle
+from models.datasets.loading import load
+from models.datasets.protocol import Item
 from models.errors import BundleInvalid, GeometryRefused, NotApplicable, Refusal
 from models.findings import Prediction
 from models.planar import PixelPlane, PixelSize, pixel_size
 from models.predict import Predictor, run_model
+from models.preprocess import Preprocessing
 from models.reader import Axes, VolumeReader
 from models.spec import parse_spec
 from models.suitability import check_volume
@@ -169,3 +172,19 @@ def test_the_real_chest_film(real_data: Path) -> None:
     header: Dataset = dcmread(path)
     assert volume.pixel == PixelSize(0.168, 0.168, PixelPlane.UNSTATED)
     np.testing.assert_array_equal(volume.array[0], header.pixel_array)
+
+
+@pytest.mark.real_data
+def test_training_and_serving_see_the_same_film(real_data: Path) -> None:
+    """The network gets the same numbers from a data set's loading and from the node's reading of the stored image."""
+    path = real_data / "singles" / "nih-rsna_CR_chest_1024_jpeg.dcm"
+    bundle = load_bundle("cxr_lungs")
+    predictor = Predictor(bundle)
+    predictor.load()
+    assert predictor._stages is not None
+    served = predictor._stages.preprocess(read_volume([path], dimensions=2))["image"]
+    loaded = load(Item(id="film", subject="somebody", image=(path,))).image
+    trained = Preprocessing.from_bundle(bundle).image()({"image": loaded})["image"]
+    assert served.shape == trained.shape == (1, 256, 256)
+    np.testing.assert_array_equal(np.asarray(served), np.asarray(trained))
+    np.testing.assert_allclose(served.affine, trained.affine)

@@ -75,13 +75,21 @@ def _fill(config: TrainingConfig, contents: Contents, folder: Path) -> None:
     weights.chmod(0o644)
     _json(folder / "configs" / "inference.json", inference(config, contents.sections))
     _json(folder / "configs" / "metadata.json", metadata(config, contents))
-    _json(folder / "configs" / "train.json", {**config.model_dump(mode="json", exclude_none=True), "classes": list(contents.classes)})
+    _json(folder / "configs" / "train.json", {**_told(config), "classes": list(contents.classes)})
     _json(folder / "docs" / "training.json", contents.record.as_json())
     (folder / "README.md").write_text(card(config, contents.classes, contents.record), encoding="utf-8")
     if contents.fingerprint is not None:
         (folder / "fingerprint.json").write_text(contents.fingerprint, encoding="utf-8")
     if config.dicom is not None:
         (folder / "dicom.toml").write_text(dicom_toml(config.dicom, file_sha256(weights)), encoding="utf-8")
+
+
+def _told(config: TrainingConfig) -> dict[str, Any]:
+    """The configuration, with the file that it started from by its digest: a path says something of this machine only."""
+    content = config.model_dump(mode="json", exclude_none=True)
+    if config.run.pretrained:
+        content["run"]["pretrained"] = f"sha256:{file_sha256(Path(config.run.pretrained))}"
+    return content
 
 
 def inference(config: TrainingConfig, sections: Mapping[str, Any]) -> dict[str, Any]:

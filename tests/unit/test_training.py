@@ -215,5 +215,5 @@ def test_the_shipped_configurations_can_be_read(name: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(TrainingRefused, match="bccd, cxr_lungs, hippocampus"):
+    with pytest.raises(TrainingRefused, match="bccd, cxr_lungs, cxr_lungs_start, hippocampus"):
         shipped("nothing")

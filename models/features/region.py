@@ -50,7 +50,7 @@ class Region:
             raise FeaturesRefused(f"the mask has another size than the image ({inside.shape} against {values.shape})")
         if not inside.any():
             raise FeaturesRefused("the mask is empty: there is no voxel to describe")
-        if not np.isfinite(values[inside]).all():
+        if not np.isfinite(values if mask is None else values[inside]).all():
             raise FeaturesRefused("the image has values that are not finite (NaN or infinite)")
         steps = tuple(float(step) for step in (spacing or (1.0,) * values.ndim))
         if len(steps) != values.ndim or not all(step > 0 for step in steps):
@@ -60,7 +60,7 @@ class Region:
     @cached_property
     def values(self) -> NDArray[np.float64]:
         """The values that count, in one row."""
-        return self.image[self.mask]
+        return self.image.ravel() if self.mask.all() else self.image[self.mask]
 
     @cached_property
     def box(self) -> tuple[slice, ...]:
@@ -82,10 +82,18 @@ class Region:
         if high == low:
             return mask.astype(np.int64), 1
         if bin_width is not None:
+            found = image / bin_width
+            np.floor(found, out=found)
             first = np.floor(low / bin_width)
-            found = np.floor(image / bin_width) - first + 1
+            found -= first - 1
             number = int(np.floor(high / bin_width) - first) + 1
         else:
-            found = np.minimum(np.floor((image - low) / (high - low) * bins) + 1, bins)
+            found = image - low
+            found /= high - low
+            found *= bins
+            np.floor(found, out=found)
+            found += 1
+            np.minimum(found, bins, out=found)
             number = bins
-        return np.where(mask, found, 0).astype(np.int64), number
+        found[~mask] = 0
+        return found.astype(np.int64), number

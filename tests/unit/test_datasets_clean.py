@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from models.datasets.manifest import read_manifest
 from models.datasets.protocol import Box, Item
 from models.datasets.source import open_dataset
 from models.datasets.survey import survey
+from tests.dimse import until
 from tests.pictures import lungs, noise, picture, radiograph, volume
 
 
@@ -176,3 +181,23 @@ def test_spoilt_chest_films_are_found_among_real_ones(real_data: Path, tmp_path:
     near = {each.items for each in found.findings if each.kind == "near-duplicate"}
     assert near == {(films[0].id, "compressed.jpg"), (films[1].id, "smaller.png"), (films[2].id, "brighter.png"), (films[3].id, "cut.png")}
     assert {each.items[0] for each in found.findings if each.kind == "orientation"} == {"upside-down.png", "turned.png", "inverted.png"}
+
+
+def test_an_interrupted_cleaning_leaves_no_manifest_that_would_pass_for_clean(tmp_path: Path) -> None:
+    root, out = lungs(tmp_path / "lungs", 20), tmp_path / "out"
+    command = [sys.executable, "-m", "dicom_node", "data", "clean", "--data", f"pairs:{root}?classes=lung", "--out", str(out)]
+    # The first look is awaited; the others take long enough, by the size of their images, for the signal to come in between.
+    large = picture(tmp_path / "large.png", np.tile(noise(1), (50, 50)))
+    mask = picture(tmp_path / "mask.png", np.ones((2000, 2400), np.uint8))
+    for path in sorted((root / "images").iterdir())[1:]:
+        shutil.copy(large, path)
+        shutil.copy(mask, root / "labels" / path.name)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: (out / "survey.jsonl").exists(), 60)
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert "the same command goes on from there" in said
+    assert "wrote" in printed
+    assert {path.name for path in out.iterdir()} == {"clean.html", "clean.json", "survey.jsonl"}
+    assert json.loads((out / "clean.json").read_text())["looked_at"] < 20

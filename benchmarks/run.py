@@ -18,6 +18,7 @@ STEPS = {
     "query": ["benchmarks.query"],
     "query_index": ["benchmarks.query_index"],
     "retrieve": ["benchmarks.retrieve"],
+    "preprocessing": ["benchmarks.preprocessing"],
     "kill9": ["benchmarks.campaigns.kill9"],
     "powercut": ["benchmarks.campaigns.powercut"],
 }
@@ -31,6 +32,7 @@ SMALL = {
     "query": ["--repetitions", "2", "--studies", "500"],
     "query_index": ["--repeats", "3", "--studies", "20000"],
     "retrieve": ["--repetitions", "1", "--slices", "20"],
+    "preprocessing": ["--repetitions", "1", "--side", "256"],
     "kill9": ["--kills", "5"],
     "powercut": ["--cuts", "2", "--orthanc-cuts", "1"],
 }

@@ -24,26 +24,28 @@ from models.postprocess import fill_holes, largest_component
 from models.predict import Predictor
 from models.volume import read_volume
 from models.weights import fetch_weights
+from tests.conftest import unavailable
 from tests.imaging import as_files, series, values_of
 from tests.peers.tools import iod_errors, program
 
 
 @pytest.fixture(scope="session")
-def predictor() -> Predictor:
+def predictor(pytestconfig: pytest.Config) -> Predictor:
     bundle = load_bundle("brain_extraction")
     try:
         fetch_weights(bundle)
     except WeightsMissing as error:
-        pytest.skip(f"the weights cannot be fetched: {error}")
+        unavailable(pytestconfig, f"the weights cannot be fetched: {error}")
     return Predictor(bundle)
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def demo(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> list[Path]:
     try:
         return write_demo_series(tmp_path_factory.mktemp("demo"))
     except WeightsMissing as error:
-        pytest.skip(f"the template cannot be fetched: {error}")
+        unavailable(pytestconfig, f"the template cannot be fetched: {error}")
+        raise
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +113,9 @@ def test_no_head_is_not_applicable(predictor: Predictor) -> None:
 
 
 @pytest.mark.weights
-def test_the_demo_series_passes_dciodvfy(demo: list[Path]) -> None:
+def test_the_demo_series_passes_dciodvfy(demo: list[Path], pytestconfig: pytest.Config) -> None:
     if not Path(program("dciodvfy")).exists():
-        pytest.skip("dciodvfy is not installed")
+        unavailable(pytestconfig, "dciodvfy is not installed")
     for path in (demo[0], demo[90], demo[-1]):
         assert iod_errors(path) == []
 

@@ -20,6 +20,7 @@ from models.slices import RateSlices, centred, evenly
 from models.spec import parse_spec
 from models.volume import read_volume
 from models.weights import fetch_weights, resolve_weights
+from tests.conftest import unavailable
 from tests.results_cases import context, read, series_in, unpacked
 
 
@@ -82,12 +83,12 @@ def test_a_score_has_a_channel_and_no_segment(line: str, said: str) -> None:
 
 @pytest.mark.weights
 @pytest.mark.real_data
-def test_the_real_t1(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_real_t1(real_data: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> None:
     bundle = load_bundle("mr_motion")
     try:
         fetch_weights(bundle)
     except WeightsMissing as error:
-        pytest.skip(f"the weights cannot be fetched: {error}")
+        unavailable(pytestconfig, f"the weights cannot be fetched: {error}")
     folder = unpacked(real_data / "mr-t1" / "studyforrest-t1w-384.tar.xz", tmp_path_factory.getbasetemp())
     volume = read_volume([path for path, _ in series_in(folder)][184:192])
     prediction = Predictor(bundle).predict(volume)

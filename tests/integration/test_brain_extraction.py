@@ -83,7 +83,7 @@ def test_the_reference_head(predictor: Predictor, head: list[Path]) -> None:
     assert brain.unit == Code("mL", "UCUM", "milliliter")
     assert prediction.segments[0].mask.shape == volume.array.shape == (384, 384, 274)
     assert prediction.timings.forward > 0
-    assert elapsed - prediction.timings.forward - prediction.timings.load < 6, "far above a second beside the networks"
+    assert elapsed - prediction.timings.forward - prediction.timings.load < 20, "far above what a busy machine needs"
 
 
 @pytest.mark.weights

@@ -89,7 +89,7 @@ def bilateral_filter(
     padded = torch.as_tensor(np.pad(values, [(radius, radius) for radius in radii], mode="edge"))
     total, weights = padded.clone(), torch.ones_like(padded)
     for offset in _half_ball(radii, sigmas):
-        here, there = _pair(offset)
+        here, there = neighbours(offset)
         near = float(np.exp(-sum((step / width) ** 2 for step, width in zip(offset, sigmas, strict=True) if step) / 2))
         first, second = padded[here], padded[there]
         weight = (first - second).square_().mul_(-0.5 / sigma_intensity**2).exp_().mul_(near)
@@ -119,11 +119,19 @@ def _half_ball(radii: Sequence[int], sigmas: Sequence[float]) -> list[tuple[int,
     return [each for each in inside if each > (0,) * len(radii)]
 
 
-def _pair(offset: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Two views of an array, of the voxels and of their neighbours at ``offset``."""
+def neighbours(offset: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Slices for two views of an array: the voxels, and their neighbours at ``offset``."""
     here = tuple(slice(max(0, -step), -step if step > 0 else None) for step in offset)
     there = tuple(slice(max(0, step), step if step < 0 else None) for step in offset)
     return here, there
+
+
+def eight_bits(image: NDArray[Any], values: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+    """Stretched to 0..255 between the lowest and the highest of ``values``, by default the image's own; beyond them it is cut."""
+    of = image if values is None else values
+    low, high = float(of.min()), float(of.max())
+    stretched = np.clip((image - low) * (255.0 / max(high - low, 1e-12)), 0, 255)
+    return np.ascontiguousarray(stretched.round().astype(np.uint8))
 
 
 def _checked(image: NDArray[Any]) -> FloatImage:

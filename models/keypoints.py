@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.filters import FilterRefused
+from models.filters import FilterRefused, eight_bits
 
 Detector = Literal["sift", "orb"]
 
@@ -66,7 +66,7 @@ def feature_points(image: NDArray[Any], detector: Detector = "sift", most: int =
     if image.ndim != 2 or not np.isfinite(image).all():
         raise FilterRefused(f"feature points need a 2-D image of finite values; this one has the shape {image.shape}")
     made = cv2.SIFT.create(nfeatures=most) if detector == "sift" else cv2.ORB.create(nfeatures=most)
-    points, descriptors = made.detectAndCompute(_eight_bits(image).T, None)
+    points, descriptors = made.detectAndCompute(eight_bits(image).T, None)
     order = sorted(range(len(points)), key=lambda number: -points[number].response)[:most]
     empty = np.zeros((0, 128), np.float32) if detector == "sift" else np.zeros((0, 32), np.uint8)
     return FeaturePoints(
@@ -86,9 +86,3 @@ def match(first: FeaturePoints, second: FeaturePoints, ratio: float = 0.75) -> N
     pairs = cv2.BFMatcher(norm).knnMatch(first.descriptor, second.descriptor, k=2)
     good = [(a.queryIdx, a.trainIdx) for a, b in pairs if a.distance < ratio * b.distance]
     return np.array(good, np.int64).reshape(-1, 2)
-
-
-def _eight_bits(image: NDArray[Any]) -> NDArray[np.uint8]:
-    values = image.astype(np.float32)
-    low, high = float(values.min()), float(values.max())
-    return np.ascontiguousarray((values - low) * (255.0 / max(high - low, 1e-12))).round().astype(np.uint8)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dicom_node.cli import output
 from dicom_node.cli.common import command, configuration, group, index_of, who, with_json, with_reason
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dicom_node.releases.overview import Overview
     from storage.records import ReleaseRecord
 
+Done = TypeVar("Done")
 MOST_FIGURES = 8  # of an evaluation
 WHICH = "NAME, NAME@VERSION, NAME@DIGEST or DIGEST (six digits are enough)"
 
@@ -55,7 +56,7 @@ def add(commands: Any) -> None:
         with_json(step)
         step.set_defaults(run=run)
     back = command(group_of, "rollback", "put the release back that was deployed before", example="dicom-node release rollback cxr_lungs")
-    back.add_argument("name", metavar="NAME")
+    back.add_argument("release", metavar="NAME")
     back.add_argument("--reason", default="rolled back", help="why; kept with the release")
     with_json(back)
     back.set_defaults(run=_rollback)
@@ -141,33 +142,31 @@ def _lines(shown: Overview) -> list[str]:
 def _shadow(arguments: argparse.Namespace) -> None:
     from dicom_node.releases import lifecycle
 
-    config = configuration(arguments)
-    with index_of(config) as database:
-        _step(arguments, lifecycle.shadow(config, database, arguments.release, who=who(), reason=arguments.reason, now=time.time()))
+    _step(arguments, _changed(arguments, lifecycle.shadow))
 
 
 def _retire(arguments: argparse.Namespace) -> None:
     from dicom_node.releases import lifecycle
 
-    config = configuration(arguments)
-    with index_of(config) as database:
-        _step(arguments, lifecycle.retire(config, database, arguments.release, who=who(), reason=arguments.reason, now=time.time()))
+    _step(arguments, _changed(arguments, lifecycle.retire))
 
 
 def _deploy(arguments: argparse.Namespace) -> None:
     from dicom_node.releases import lifecycle
 
-    config = configuration(arguments)
-    with index_of(config) as database:
-        _deployed(arguments, lifecycle.deploy(config, database, arguments.release, who=who(), reason=arguments.reason, now=time.time()))
+    _deployed(arguments, _changed(arguments, lifecycle.deploy))
 
 
 def _rollback(arguments: argparse.Namespace) -> None:
     from dicom_node.releases import lifecycle
 
+    _deployed(arguments, _changed(arguments, lifecycle.rollback))
+
+
+def _changed(arguments: argparse.Namespace, change: Callable[..., Done]) -> Done:
     config = configuration(arguments)
     with index_of(config) as database:
-        _deployed(arguments, lifecycle.rollback(config, database, arguments.name, who=who(), reason=arguments.reason, now=time.time()))
+        return change(config, database, arguments.release, who=who(), reason=arguments.reason, now=time.time())
 
 
 def _step(arguments: argparse.Namespace, release: ReleaseRecord) -> None:

@@ -192,7 +192,7 @@ class InferHandler(NodeHandler):
         self._finish(job, run, answer.objects, lambda c: self._completed(c, job, run, answer))
 
     def _settle_failure(self, job: ClaimedJob, run: RunRecord, answer: Answer) -> None:
-        log.warning("run.failed", run=run.pk, code=answer.code, reason=answer.reason)
+        log.warning("run.failed", run=run.pk, code=answer.code)  # the reason, in the run's row, may be a model's own text
         if answer.passing and job.attempts < job.max_attempts:
             with self._database.begin() as connection:
                 self._queue.retry(job, answer.reason, connection=connection)

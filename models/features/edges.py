@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.features.region import Region
+from models.filters import eight_bits
 
 ORIENTATION_BINS = 9
 
@@ -37,8 +38,7 @@ def _gradient(image: NDArray[np.float64], axis: int, step: float) -> NDArray[np.
 
 
 def _canny(region: Region, image: NDArray[np.float64], mask: NDArray[np.bool_]) -> dict[str, float]:
-    low, high = float(region.values.min()), float(region.values.max())
-    eight = np.clip((image - low) * (255.0 / max(high - low, 1e-12)), 0, 255).round().astype(np.uint8)
+    eight = eight_bits(image, region.values)
     edges = cv2.Canny(eight, 50, 100, L2gradient=True) > 0
     return {"edge.canny_density": float(edges[mask].mean())}
 

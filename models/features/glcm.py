@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.region import Region
+from models.filters import neighbours
 
 Matrix = NDArray[np.float64]
 
@@ -39,7 +40,8 @@ def co_occurrence(levels: NDArray[np.int64], number: int, distance: int = 1) -> 
     small = levels.astype(np.uint8) if number < 256 else levels
     found = []
     for offset in directions(levels.ndim):
-        pairs = _pairs(*_neighbours(small, [step * distance for step in offset]), number)
+        here, there = neighbours([step * distance for step in offset])
+        pairs = _pairs(small[here], small[there], number)
         total = pairs.sum()
         if total:
             found.append((pairs + pairs.T) / (2.0 * total))
@@ -60,12 +62,6 @@ def _pairs(here: NDArray[Any], there: NDArray[Any], number: int) -> Matrix:
 def directions(axes: int) -> list[tuple[int, ...]]:
     """One of each pair of opposite neighbours: 4 in two dimensions, 13 in three."""
     return [each for each in itertools.product((-1, 0, 1), repeat=axes) if each > (0,) * axes]
-
-
-def _neighbours(levels: NDArray[Any], offset: list[int]) -> tuple[NDArray[Any], NDArray[Any]]:
-    here = tuple(slice(max(0, -step), -step if step > 0 else None) for step in offset)
-    there = tuple(slice(max(0, step), step if step < 0 else None) for step in offset)
-    return levels[here], levels[there]
 
 
 def _features(p: Matrix) -> dict[str, NDArray[np.float64]]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.features.region import FeaturesRefused, Region
+from models.filters import eight_bits
 
 #: Wavelengths of the Gabor bank, pixels.
 WAVELENGTHS = (4.0, 8.0, 16.0)
@@ -24,8 +25,7 @@ def lbp_features(region: Region, *, points: int = 8, radius: float = 1.0) -> dic
 
     _flat(region)
     image = region.image[region.box]
-    low, high = float(region.values.min()), float(region.values.max())
-    eight = np.clip((image - low) * (255.0 / max(high - low, 1e-12)), 0, 255).round().astype(np.uint8)
+    eight = eight_bits(image, region.values)
     codes = local_binary_pattern(eight, points, radius, method="uniform").astype(np.int64)
     counts = np.bincount(codes[region.mask[region.box]], minlength=points + 2)
     shares = counts / counts.sum()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from structlog.testing import capture_logs
 
 from dicom_node.config import Config
 from dicom_node.work.executors import ProcessExecutor
@@ -141,13 +142,16 @@ def test_a_peer_that_asks_for_it_gets_an_sr_of_a_run_that_did_not_apply(tmp_path
 def test_a_model_that_fails_is_tried_again_and_then_ends_with_a_reason(tmp_path: Path, pacs: StepNode) -> None:
     images = bright_series()
     config = node_settings(tmp_path / "node", pacs.port, fault="raise", late="[executor]\nattempts = 2\nbackoff = 0")
-    with running(config) as node:
+    with running(config) as node, capture_logs() as logs:
         send(node, images, tmp_path / "files")
         node.work()
         story = node.story(uid_of(images))
         job = next(each for each in story.jobs if each.job.kind == "infer")
         assert (story.runs[0].run.state, job.job.state, job.job.attempts) == ("FAILED", "FAILED", 2)
         assert "ConfigExpression" in (story.runs[0].run.reason or "")
+        failures = [line for line in logs if line["event"] == "run.failed"]
+        assert [line["code"] for line in failures] == ["failed-load", "failed-load"]
+        assert "ConfigExpression" not in str(logs), "what a model says may quote a data set, and stays out of the log"
         assert held(pacs, uid_of(images)) == []
 
 

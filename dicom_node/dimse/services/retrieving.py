@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from struct import pack
 from typing import ClassVar
@@ -32,7 +33,7 @@ from storage.retrieval import select_instances
 log = structlog.get_logger()
 
 
-class RetrieveService:
+class RetrieveService(ABC):
     """Takes the requests of one DIMSE service; what it finds goes to :meth:`send`."""
 
     field: ClassVar[int]
@@ -51,9 +52,9 @@ class RetrieveService:
         if instances is not None:
             self.send(retrieving, instances)
 
+    @abstractmethod
     def send(self, retrieving: Retrieving, instances: list[StoredInstance]) -> None:
         """Send the instances, and the final response."""
-        raise NotImplementedError
 
 
 class Retrieving:

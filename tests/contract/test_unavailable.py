@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, insert, select
+from sqlalchemy import Engine, create_engine, insert, select
 
 from storage.database import Database, open_database
 from storage.errors import IndexUnavailable
@@ -144,6 +144,13 @@ def test_more_threads_than_connections_are_refused_not_hung(sqlite_file: Path, m
     database.close()
 
 
+def end_connections(admin: Engine) -> None:
+    """End every other connection as a restart of the server does, and wait until the server has ended them."""
+    ended = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+    with admin.connect() as connection:
+        assert all(connection.exec_driver_sql(ended).scalars())
+
+
 @pytest.mark.postgresql
 def test_a_server_that_is_away_and_comes_back(tmp_path: Path) -> None:
     with pytest.raises(IndexUnavailable):
@@ -152,13 +159,11 @@ def test_a_server_that_is_away_and_comes_back(tmp_path: Path) -> None:
         database = open_database(url, create=True)
         write(database, "a")
         admin = create_engine(url, isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:  # what a restart of the server does to every open connection
-            connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        end_connections(admin)
         assert keys(database) == {"a"}
         with pytest.raises(IndexUnavailable):  # noqa: PT012
             with database.begin() as broken:
-                with admin.connect() as connection:
-                    connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+                end_connections(admin)
                 broken.execute(insert(archive_info).values(key="lost", value="1"))
         admin.dispose()
         with database.begin() as connection:

@@ -29,7 +29,7 @@ def glcm_features(region: Region, *, bin_width: float | None = None, bins: int =
     return {f"glcm.{name}": float(values.mean()) for name, values in _features(matrices).items()}
 
 
-def co_occurrence(levels: NDArray[np.int64], number: int, distance: int = 1) -> Matrix:
+def co_occurrence(levels: NDArray[np.integer[Any]], number: int, distance: int = 1) -> Matrix:
     """(directions, levels, levels) of probabilities, symmetric; directions without a pair are left out.
 
     Parameters
@@ -37,7 +37,7 @@ def co_occurrence(levels: NDArray[np.int64], number: int, distance: int = 1) -> 
     levels
         Grey levels from 1; 0 does not count.
     """
-    small = levels.astype(np.uint8) if number < 256 else levels
+    small = levels.astype(np.uint8, copy=False) if number < 256 else levels
     found = []
     for offset in directions(levels.ndim):
         here, there = neighbours([step * distance for step in offset])

@@ -19,6 +19,7 @@ STEPS = {
     "query_index": ["benchmarks.query_index"],
     "retrieve": ["benchmarks.retrieve"],
     "preprocessing": ["benchmarks.preprocessing"],
+    "routing": ["benchmarks.routing"],
     "kill9": ["benchmarks.campaigns.kill9"],
     "powercut": ["benchmarks.campaigns.powercut"],
 }
@@ -33,6 +34,7 @@ SMALL = {
     "query_index": ["--repeats", "3", "--studies", "20000"],
     "retrieve": ["--repetitions", "1", "--slices", "20"],
     "preprocessing": ["--repetitions", "1", "--side", "256"],
+    "routing": ["--studies", "500", "--repeats", "5"],
     "kill9": ["--kills", "5"],
     "powercut": ["--cuts", "2", "--orthanc-cuts", "1"],
 }

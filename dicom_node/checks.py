@@ -31,6 +31,7 @@ class Checked:
 def check_all(config: Config) -> Iterator[Checked]:
     """Check everything that a configuration names; a configuration that can be read has passed its own check."""
     yield Checked("configuration", True, f"{len(config.peer)} peers, {len(config.rule)} rules")
+    yield from _running_rules(config)
     yield from _storage(config)
     if config.dimse.tls is not None:
         yield _tls(config)
@@ -41,6 +42,20 @@ def check_all(config: Config) -> Iterator[Checked]:
         yield _device(device)
     for name in dict.fromkeys(name for rule in config.rule for name in rule.run):
         yield _model(config, name)
+
+
+def _running_rules(config: Config) -> Iterator[Checked]:
+    """Of a node that runs here: whether it has the rules that stand in the file."""
+    from dicom_node.routing.live import running_state
+
+    state = running_state(config.runtime_dir)
+    if state is None:
+        return
+    if state.problem:
+        yield Checked("rules in use", False, f"the file was refused, and {len(state.rules)} rules before it kept: {state.problem}")
+    else:
+        later = f"; in use after a restart: {', '.join(state.restart_for)}" if state.restart_for else ""
+        yield Checked("rules in use", True, f"{', '.join(state.rules) or 'none'}{later}")
 
 
 def _storage(config: Config) -> Iterator[Checked]:

@@ -15,16 +15,17 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dicom_node.config_errors import describe
+from dicom_node.config_rules import Matching, Rule
+from dicom_node.config_rules import contradictions as rule_contradictions
+from dicom_node.config_table import Table
 from dicom_node.config_values import (
     AeTitle,
-    Attribute,
     DatabaseUrl,
     Device,
     Duration,
-    MatchValue,
     Name,
     Network,
     Port,
@@ -38,12 +39,7 @@ ENVIRONMENT = "DICOM_NODE_CONFIG"
 DEFAULT_FILE = "dicom-node.toml"
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
 
-Matching = dict[Attribute, MatchValue]
 Kind = Literal["SEG", "SR"]
-
-
-class Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class NodeTable(Table):
@@ -268,19 +264,6 @@ class Peer(Table):
         return self
 
 
-class Rule(Table):
-    """Which models a study gets, and where their results go. ``match`` is DICOM matching on study and series attributes.
-    ``series``: "one" (several that fit equally well are ambiguous, and none is run) or "all"."""
-
-    name: Name
-    match: Matching = {}
-    run: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
-    deliver: tuple[Name, ...] = ()
-    priority: int = 0
-    series: Literal["one", "all"] = "one"
-    late: Literal["rerun", "ignore", "flag"] | None = None
-
-
 class ReleaseGate(Table):
     """What an evaluation on the data set ``data`` must show before a release of ``model`` may be deployed here, beside what the model's own
     [gate] asks for: metrics, by their names in the report, at least or at most so large."""
@@ -373,12 +356,7 @@ def _contradictions(config: Config) -> list[str]:
     for kind, names in (("peer", [peer.name for peer in config.peer]), ("rule", [rule.name for rule in config.rule])):
         problems += [f"two [[{kind}]] tables are called '{name}'" for name in sorted(set(names)) if names.count(name) > 1]
     peers = {peer.name: peer for peer in config.peer}
-    for rule in config.rule:
-        for name in rule.deliver:
-            if name not in peers:
-                problems.append(f"rule '{rule.name}' delivers to '{name}', and there is no [[peer]] of that name")
-            elif peers[name].host is None:
-                problems.append(f"rule '{rule.name}' delivers to '{name}', whose [[peer]] has no host and port")
+    problems += rule_contradictions(config.rule, peers)
     problems += _retention_contradictions(config, peers)
     sqlite = config.database_url.startswith("sqlite")
     if sqlite and config.dimse.receivers > 1:

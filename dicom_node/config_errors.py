@@ -126,7 +126,7 @@ def keys_at(path: Location, root: type[BaseModel]) -> list[str]:
             if inner is None:
                 return []
             table = inner
-    return list(table.model_fields)
+    return [field.alias or key for key, field in table.model_fields.items()]
 
 
 def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -7,7 +7,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from storage.retention_rules import DiskState, Need, RetentionRule, disk_state
 from storage.schema import archive_info
 
 if TYPE_CHECKING:
+    from dicom_node.config_rules import Rule
     from dicom_node.dimse.association import AssociationContext
     from dicom_node.dimse.server import Server
     from dicom_node.work.executors import Executor
@@ -320,8 +321,9 @@ def tls_context(config: Config) -> ssl.SSLContext:
 # --- workers
 
 
-def build_io_workers(node: Node) -> list[Worker]:
-    """One worker for routing and one for each peer that is sent to: a dead destination holds up nobody else."""
+def build_io_workers(node: Node, rules: Callable[[], tuple[Rule, ...]] | None = None) -> list[Worker]:
+    """One worker for routing and one for each peer that is sent to: a dead destination holds up nobody else. ``rules``: those of the
+    moment; else those of the configuration."""
     from dicom_node.work.commit import CommitHandler
     from dicom_node.work.deliver import DeliverHandler
     from dicom_node.work.route import RouteHandler
@@ -331,8 +333,8 @@ def build_io_workers(node: Node) -> list[Worker]:
 
     config = node.config
     queue = node.queue(backoff=Backoff(base=config.delivery.backoff, cap=config.delivery.max_backoff))
-    route = RouteHandler(config, node.database, node.archive, queue, clock=node.clock, ring=node.ring)
-    deliver = DeliverHandler(config, node.database, node.archive, queue, clock=node.clock)
+    route = RouteHandler(config, node.database, node.archive, queue, clock=node.clock, ring=node.ring, rules=rules)
+    deliver = DeliverHandler(config, node.database, node.archive, queue, clock=node.clock, transcoder=node.transcoder)
     workers = [Worker(queue, ["route"], {"route": route}, name=f"{node.process}/route", bell=nudge.Doorbell(config.runtime_dir, "route"))]
     for peer in config.destinations:
         bell = nudge.Doorbell(config.runtime_dir, f"deliver-{peer.name}")

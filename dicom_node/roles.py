@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -15,6 +16,7 @@ from dicom_node import log as logging
 from dicom_node.config import Config
 from dicom_node.errors import ConfigurationError
 from dicom_node.node import LeasedAssociations, build_executor, build_inference_worker, build_io_workers, build_server, open_node
+from dicom_node.routing.live import LiveRules
 from dicom_node.work.device import name_of
 
 log = structlog.get_logger()
@@ -98,11 +100,15 @@ def scheduler(config: Config, ready: Ready = announce) -> None:
         clock.shutdown(wait=True)
 
 
-def io_worker(config: Config, ready: Ready = announce) -> None:
-    """Route studies and deliver results, one thread per destination."""
+def io_worker(config: Config, ready: Ready = announce, *, file: Path | None = None) -> None:
+    """Route studies and deliver results, one thread per destination. Rules are taken anew when ``file`` changes, at once on SIGHUP."""
     logging.configure(config.log.level, role="io")
     with until_signal() as stop, open_node(config, "io") as node:
-        workers = build_io_workers(node)
+        rules = LiveRules(file, config, clock=node.clock) if file is not None else None
+        workers = build_io_workers(node, rules)
+        if rules is not None:
+            signal.signal(signal.SIGHUP, lambda number, frame: rules.ask())
+            threading.Thread(target=rules.watch, args=(stop,), name="rules", daemon=True).start()
         threads = [threading.Thread(target=worker.run, name=f"worker-{number}") for number, worker in enumerate(workers)]
         for thread in threads:
             thread.start()

@@ -77,6 +77,8 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT."""
         logging.configure(self._config.log.level, role="supervisor")
         with until_signal() as stop:
+            if not os.isatty(0):  # a terminal that is closed ends what runs in it
+                signal.signal(signal.SIGHUP, lambda number, frame: self._reload())
             if not self._prepare(stop):
                 return
             refuse_unknown_models(self._config)
@@ -181,6 +183,13 @@ class Supervisor:
         role.process, role.start_at = None, now + wait
         if code == EXIT_USAGE and role.failures >= REFUSALS and not self._announced:
             raise ConfigurationError(f"the node cannot start: its {role.name} says why above")
+
+    def _reload(self) -> None:
+        """Have the rules taken anew, without waiting until their file is seen to have changed."""
+        for role in self._roles:
+            if role.name == "io" and role.process is not None and role.ready:
+                with contextlib.suppress(ProcessLookupError):
+                    role.process.send_signal(signal.SIGHUP)
 
     def _stop_all(self) -> None:
         for process in self._processes():

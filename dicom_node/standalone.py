@@ -71,7 +71,7 @@ def choose_series(bundle: Bundle, folder: Path) -> tuple[str, list[tuple[Path, D
     """
     series = _read(folder)
     attributes = {uid: _attributes(found) for uid, found in series.items()}
-    selection = select_series(bundle.dicom.series, {}, attributes)
+    selection = select_series(bundle.dicom.series, attributes)
     if selection.verdict is not Verdict.CHOSEN:
         reasons = "".join(f"\n  series {choice.series_uid}: {choice.reason}" for choice in selection.choices)
         raise CommandFailed(f"{bundle.name} has no series to run on in {folder}: {selection.summary}{reasons}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, and_, exists, insert, select, update
 
@@ -33,8 +34,9 @@ def create_delivery(
     priority: int = 0,
     max_attempts: int = 20,
     now: float | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> int | None:
-    """Record a delivery and enqueue its job (payload ``delivery_pk``), in the caller's transaction.
+    """Record a delivery and enqueue its job (payload ``delivery_pk`` and ``more``), in the caller's transaction.
 
     Returns
     -------
@@ -49,7 +51,7 @@ def create_delivery(
     if sop_uids:
         connection.execute(insert(delivery_instance), [{"delivery_pk": pk, "sop_uid": uid} for uid in dict.fromkeys(sop_uids)])
     work = JobSpec(
-        kind="deliver", queue=queue_of(peer), dedupe_key=f"deliver:{pk}", payload={"delivery_pk": pk},
+        kind="deliver", queue=queue_of(peer), dedupe_key=f"deliver:{pk}", payload={"delivery_pk": pk, **(more or {})},
         study_uid=study_uid, priority=priority, max_attempts=max_attempts,
     )  # fmt: skip
     connection.execute(update(delivery).where(delivery.c.pk == pk).values(job_pk=queue.enqueue(connection, work)))

@@ -133,28 +133,6 @@ def deleted_inputs(connection: Connection, study_uid: str, sop_uids: Iterable[st
     return set(sop_uids).difference(connection.scalars(query))
 
 
-def rule_attributes(connection: Connection, study_uid: str) -> dict[str, dict[str, Any]]:
-    """Read, for each received series of a study, what rules match on: keyword > value of patient, study and series.
-
-    Instance attributes (Image Type, Rows, ...) hold every distinct value of the series; NumberOfSeriesRelatedInstances what was received.
-    """
-    query = select(series.c.pk, *(column.label(keyword) for keyword, column in RULE_COLUMNS.items()))
-    query = query.join(study, study.c.pk == series.c.study_pk).where(study.c.study_uid == study_uid)
-    found: dict[str, dict[str, Any]] = {}
-    for row in connection.execute(query.order_by(series.c.pk)).all():
-        attributes = {keyword: row._mapping[keyword] for keyword in RULE_COLUMNS}
-        received = and_(instance.c.series_pk == row.pk, instance.c.origin != "emitted")
-        count = connection.scalar(select(func.count()).select_from(instance).where(received))
-        if not count:
-            continue
-        for keyword in ("ImageType", "SOPClassUID", "Rows", "Columns", "BitsAllocated", "NumberOfFrames"):
-            values = connection.scalars(select(INSTANCE_COLUMNS[keyword]).where(received).distinct().limit(64))
-            attributes[keyword] = sorted(str(value) for value in values if value is not None)
-        attributes["NumberOfSeriesRelatedInstances"] = count
-        found[row.SeriesInstanceUID] = attributes
-    return found
-
-
 def find_uid(connection: Connection, uid: str) -> tuple[str, str] | None:
     """Tell what a UID names here: ("study" | "series" | "instance", its study's UID); None for an unknown one."""
     if connection.scalar(select(study.c.pk).where(study.c.study_uid == uid)) is not None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from pydicom import Dataset
 
 from dicom_node.config import Config, parse
+from dicom_node.config_rules import Rule
 from dicom_node.dimse.server import Server
 from dicom_node.node import LeasedAssociations, Node, build_inference_worker, build_io_workers, build_server, open_node, prepare
 from dicom_node.schedule import Duties
@@ -127,7 +128,7 @@ class StepNode:
 
 
 @contextlib.contextmanager
-def running(config: Config, *, executor: Executor | None = None) -> Iterator[StepNode]:
+def running(config: Config, *, executor: Executor | None = None, rules: Callable[[], tuple[Rule, ...]] | None = None) -> Iterator[StepNode]:
     """Open a node; its receiver listens, everything else waits for the test."""
     prepare(config)
     with contextlib.ExitStack() as stack:
@@ -138,7 +139,7 @@ def running(config: Config, *, executor: Executor | None = None) -> Iterator[Ste
         server.start()
         stack.callback(server.stop, 2.0)
         made = executor or InlineExecutor("cpu", threads=1)
-        io = build_io_workers(node)
+        io = build_io_workers(node, rules)
         infer = build_inference_worker(node, made)
         for worker in (*io, infer):
             stack.callback(worker.close)

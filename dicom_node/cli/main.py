@@ -31,6 +31,7 @@ COMMANDS = (
     "network",
     "study",
     "job",
+    "rule",
     "model",
     "data",
     "release",

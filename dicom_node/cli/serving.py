@@ -56,7 +56,7 @@ def _worker(arguments: argparse.Namespace) -> None:
 
     config = configuration(arguments)
     if arguments.io:
-        roles.io_worker(config)
+        roles.io_worker(config, file=find_file(arguments.config).absolute())
         return
     if arguments.device != "cpu" and not arguments.device.startswith("cuda:"):
         raise UsageError(f"--device {arguments.device}: use cpu or cuda:N")

@@ -1,6 +1,11 @@
-"""Which models a completed study gets, on which series, and why the other series are passed over.
+"""Which models a completed study gets, where its originals go, and why the rest is passed over.
 
-rules.py       a rule's own matching, before any model is asked
-selection.py   the series that a model wants, from those the rule leaves
+rules.py       of which series a rule speaks
+narrow.py      a rule's choice among the series that it matches
+selection.py   the series that a model wants, from those that the rule leaves
+plan.py        what a whole rule file makes of a study, conflicts included: a pure function
+look.py        a stored study, as rules see it
+replay.py      what a rule file would have done, beside what was done
+live.py        the rules of a running node, taken anew when their file changes
 late.py        what a late instance changes
 """

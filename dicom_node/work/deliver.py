@@ -7,7 +7,7 @@ at once; where the kinds that the peer's profile calls sufficient were taken, th
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from typing import BinaryIO, cast
 
@@ -20,8 +20,10 @@ from dicom_node.dimse.errors import DimseError
 from dicom_node.dimse.references import Reference
 from dicom_node.dimse.scu import Requestor, StoreItem, StoreResult
 from dicom_node.errors import TryAgain
+from dicom_node.transcode import Transcoder
 from dicom_node.work.ask_commitment import Answer, Commitment, CommitmentAsker
 from dicom_node.work.associating import associate_peer
+from dicom_node.work.changing import UIDS, changed, changes_to
 from storage import audit, deliveries
 from storage.archive import Archive, StoredInstance
 from storage.database import Database
@@ -56,7 +58,10 @@ def judge(result: StoreResult) -> Answered:
 class DeliverHandler:
     """Carries out ``deliver`` jobs."""
 
-    def __init__(self, config: Config, database: Database, archive: Archive, queue: JobQueue, *, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, database: Database, archive: Archive, queue: JobQueue, *, clock: Clock, transcoder: Transcoder | None = None
+    ) -> None:
+        self._transcoder = transcoder or Transcoder()
         self._config = config
         self._database = database
         self._archive = archive
@@ -70,14 +75,14 @@ class DeliverHandler:
             delivery = deliveries.get_delivery(connection, pk)
             pending = [row.sop_uid for row in deliveries.instances_of(connection, pk, pending=True)]
         peer = self._config.peer_named(delivery.peer)
-        items = self._items(pk, peer, pending)
+        items = self._items(pk, peer, pending, originals=delivery.run_pk is None)
         if items:
-            self._send(pk, peer, items)
+            self._send(pk, peer, items, UIDS.get(job.payload.get("transfer_syntax", "")))
         self._conclude(job, pk, delivery.study_uid, peer)
 
     # --- sending
 
-    def _items(self, pk: int, peer: Peer, pending: list[str]) -> list[StoredInstance]:
+    def _items(self, pk: int, peer: Peer, pending: list[str], *, originals: bool) -> list[StoredInstance]:
         items = []
         for uid in pending:
             try:
@@ -86,23 +91,28 @@ class DeliverHandler:
                 self._record(pk, uid, Answered("REFUSED", None, type(error).__name__))
                 continue
             kind = KINDS.get(stored.sop_class_uid)
-            if kind is not None and kind not in peer.results:
+            if kind is not None and kind not in peer.results and not originals:
                 self._record(pk, uid, Answered("NOT_OFFERED", None, f"the profile of {peer.name} takes no {kind}"))
             else:
                 items.append(stored)
         return items
 
-    def _send(self, pk: int, peer: Peer, items: list[StoredInstance]) -> None:
+    def _send(self, pk: int, peer: Peer, items: list[StoredInstance], target: str | None = None) -> None:
+        also = [replace(each, transfer_syntax_uid=target) for each in items if target and changes_to(each, target)]
         try:
-            with open_association(self._config, peer, items) as association:
+            with open_association(self._config, peer, [*items, *also]) as association:
                 for stored in items:
-                    self._record(pk, stored.sop_uid, self._store(association, stored))
+                    self._record(pk, stored.sop_uid, self._store(association, stored, target))
         except DimseError as error:
             raise TryAgain(f"{peer.name}, {error.step}: {error}") from error
         except (Damaged, FileNotFoundError) as error:  # deleted or moved just now: the next attempt looks it up anew
             raise TryAgain(f"{peer.name}: an object's bytes are not those that were archived") from error
 
-    def _store(self, association: Requestor, stored: StoredInstance) -> Answered:
+    def _store(self, association: Requestor, stored: StoredInstance, target: str | None = None) -> Answered:
+        if target and changes_to(stored, target) and association.accepts(stored.sop_class_uid, target):
+            item = changed(stored, target, self._transcoder)
+            if item is not None:
+                return judge(association.store(item))
         if not association.accepts(stored.sop_class_uid, stored.transfer_syntax_uid):
             return Answered("REFUSED", 0x0122, "the peer accepts no presentation context for this class and transfer syntax")
         return judge(association.store(store_item(stored)))

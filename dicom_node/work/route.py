@@ -1,50 +1,39 @@
-"""The route handler: a completed study meets the rules. Selections, runs and their jobs are written in one transaction."""
+"""The route handler: a completed study meets the rules. Selections, runs, deliveries of originals and their jobs are written in one
+transaction."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
 
 import structlog
 from sqlalchemy import Connection
 
-from dicom_node.config import Rule
+from dicom_node.clock import Clock
+from dicom_node.config import Config
+from dicom_node.config_rules import Rule
 from dicom_node.releases import shadow
-from dicom_node.releases.resolve import Chosen, resolve
+from dicom_node.releases.resolve import resolve
 from dicom_node.routing.late import Decision, Earlier, decide
-from dicom_node.routing.selection import Selection, Verdict, select_series
-from dicom_node.work.attributes import series_attributes
+from dicom_node.routing.look import look
+from dicom_node.routing.plan import Onward, Outcome, Plan, make_plan, peers_of
+from dicom_node.routing.selection import Verdict
 from dicom_node.work.handler import NodeHandler
-from storage import audit, index, runs
+from storage import audit, deliveries, index, runs
+from storage.archive import Archive
 from storage.completion import hold_revision
-from storage.jobs import ClaimedJob
+from storage.database import Database
+from storage.jobs import ClaimedJob, JobQueue
 from storage.records import RunRecord, StudyRecord
+from storage.rule_facts import HELD as HELD_EVENT
+from storage.rule_facts import IMPORTED, to_forward
 from storage.runs import RunSpec, SelectionSpec
 
 log = structlog.get_logger()
 
 ACTOR = "routing"
-IMPORTED = "imported"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one rule and one model came to. ``problem``: what has to be repaired; ``idle``: why nothing is run on purpose; ``shadow``: the
-    release only looks on."""
-
-    rule: Rule
-    chosen: Chosen | None
-    name: str
-    selection: Selection | None
-    problem: str = ""
-    idle: str = ""
-    shadow: bool = False
-
-    @property
-    def sentence(self) -> str:
-        why = self.problem or self.idle or (self.selection.summary if self.selection else "")
-        return f"rule {self.rule.name}, model {self.name}: {why}"
+HELD = "held for review"
 
 
 @dataclass(frozen=True)
@@ -58,81 +47,137 @@ class Again:
 
 
 class RouteHandler(NodeHandler):
-    """Carries out ``route`` jobs."""
+    """Carries out ``route`` jobs. ``rules``: the rules of the moment; else those of the configuration."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        archive: Archive,
+        queue: JobQueue,
+        *,
+        clock: Clock,
+        ring: Callable[[str], None] = lambda name: None,
+        rules: Callable[[], tuple[Rule, ...]] | None = None,
+    ) -> None:
+        super().__init__(config, database, archive, queue, clock=clock, ring=ring)
+        self._rules = rules or (lambda: config.rule)
 
     def __call__(self, job: ClaimedJob) -> None:
         study_uid, revision = str(job.payload["study_uid"]), int(job.payload["revision"])
         with self._database.read() as connection:
             study = index.study_record(connection, study_uid)
-            attributes = index.rule_attributes(connection, study_uid)
         if study is not None and (study.state, study.complete_reason) == ("COMPLETE", IMPORTED):
             revision = study.revision  # an import came since: it routes nothing itself, and must not keep what was received from its rules
         if study is None or study.revision != revision:
             self._finish(job, "the study is gone" if study is None else f"the study has moved on to revision {study.revision}")
             return
-        attributes = series_attributes(self._archive, study_uid, attributes)
         again = Again(**job.payload["again"]) if "again" in job.payload else None
-        rules = [rule for rule in self._config.rule if again is None or again.rule in (None, rule.name)]
-        outcomes = [each for rule in rules for name in rule.run for each in self._outcomes(rule, name, attributes, again)]
+        plan = self._plan(study_uid, again)
+        if plan is None:
+            self._finish(job, "the study is gone")
+            return
         with self._database.begin() as connection:
             self._queue.fence(connection, job)
             if not hold_revision(connection, study_uid, revision):
                 self._queue.complete(connection, job, "the study has moved on while it was routed")
                 return
-            made = self._record(connection, study, outcomes, again)
-            broken = "; ".join(outcome.sentence for outcome in outcomes if outcome.problem)
+            held = bool(plan.holds) and again is None and "released" not in job.payload
+            made = self._record(connection, study, plan, again, held)
+            sent = () if held or again else self._forward(connection, study, plan)
+            broken = "; ".join(outcome.sentence for outcome in plan.outcomes if outcome.problem)
             if broken:
                 self._queue.fail(job, broken, connection=connection)
             else:
-                self._queue.complete(connection, job, f"{made} runs" if made else "no run")
-        if made:
-            self._ring("infer")
+                self._queue.complete(connection, job, _summary(made, sent, held))
+        for bell in [*(["infer"] if made else []), *(f"deliver-{peer}" for peer in sent)]:
+            self._ring(bell)
 
     def _finish(self, job: ClaimedJob, detail: str) -> None:
         with self._database.begin() as connection:
             self._queue.complete(connection, job, detail)
 
-    def _outcomes(self, rule: Rule, name: str, attributes: Mapping[str, Mapping[str, Any]], again: Again | None) -> list[Outcome]:
-        """What the release in use comes to, and those that look on (not where a person asks for one more run)."""
-        meant = resolve(self._config, self._database, name)
-        outcomes = [
-            Outcome(rule, None, meant.name, None, meant.problem, meant.idle)
-            if meant.live is None
-            else Outcome(rule, meant.live, meant.name, self._select(rule, meant.live, attributes))
-        ]
-        for chosen in meant.shadows if again is None else ():
-            label = f"{meant.name} {chosen.bundle.version} ({chosen.bundle.digest[:12]}, in the shadow)"
-            outcomes.append(Outcome(rule, chosen, label, self._select(rule, chosen, attributes), shadow=True))
-        return outcomes
-
-    def _select(self, rule: Rule, chosen: Chosen, attributes: Mapping[str, Mapping[str, Any]]) -> Selection:
-        return select_series(chosen.bundle.dicom.series, rule.match, attributes, every=rule.series == "all")
+    def _plan(self, study_uid: str, again: Again | None) -> Plan | None:
+        rules = [rule for rule in self._rules() if again is None or again.rule in (None, rule.name)]
+        models = cache(lambda name: resolve(self._config, self._database, name))
+        facts = look(self._database, self._archive, [study_uid], rules, models).get(study_uid)
+        if facts is None:
+            return None
+        plan = make_plan(facts, rules, models, peers_of(self._config))
+        if again is not None:  # one more run; those that look on have had their turn
+            plan = replace(plan, outcomes=tuple(outcome for outcome in plan.outcomes if not outcome.shadow))
+        return plan
 
     # --- writing
 
-    def _record(self, connection: Connection, study: StudyRecord, outcomes: list[Outcome], again: Again | None) -> int:
+    def _record(self, connection: Connection, study: StudyRecord, plan: Plan, again: Again | None, held: bool) -> int:
         now = self._clock()
+        self._say(connection, study, plan, held)
         chosen: dict[str, tuple[RunSpec, Rule]] = {}
-        for outcome in outcomes:
+        for outcome in plan.outcomes:
             if outcome.selection is None:
                 self._audit(connection, study, "route.failed" if outcome.problem else "route.not_deployed", outcome.sentence)
                 continue
             self._record_selection(connection, study, outcome)
             if outcome.selection.verdict is Verdict.AMBIGUOUS and not outcome.shadow:
                 self._audit(connection, study, "selection.ambiguous", outcome.sentence)
-            for spec in self._specs(connection, study, outcome, again):
+            for spec in () if held else self._specs(connection, study, outcome, again):
                 known = chosen.get(spec.key)
                 if known is not None:  # a second rule for the same work adds its destinations
                     together = tuple(dict.fromkeys((*known[0].deliver_to, *spec.deliver_to)))
                     chosen[spec.key] = replace(known[0], deliver_to=together), known[1]
                 else:
                     chosen[spec.key] = spec, outcome.rule
-        live = [outcome for outcome in outcomes if not outcome.shadow]
+        live = [outcome for outcome in plan.outcomes if not outcome.shadow]
         told = any(outcome.problem for outcome in live) or (live and all(outcome.idle for outcome in live))
-        if not told and all(spec.shadow for spec, _ in chosen.values()):
-            why = "; ".join(outcome.sentence for outcome in live) or "no rule is configured"
+        if not (told or held or _does_something_else(plan)) and all(spec.shadow for spec, _ in chosen.values()):
+            why = "; ".join(outcome.sentence for outcome in live) or _why_nothing(plan)
             self._audit(connection, study, "route.nothing_applies", why)
-        return sum(self._run(connection, study, spec, rule, now, again) for spec, rule in chosen.values())
+        return sum(self._run(connection, study, spec, rule, plan, now, again) for spec, rule in chosen.values())
+
+    def _say(self, connection: Connection, study: StudyRecord, plan: Plan, held: bool) -> None:
+        """What rules say of the study beside their work: in the audit trail, and the hold as its flag."""
+        by_rule: dict[tuple[str, str], int] = {}
+        for said in plan.ignored.values():
+            by_rule[said.rule, said.text] = by_rule.get((said.rule, said.text), 0) + 1
+        for (rule, text), count in by_rule.items():
+            self._audit(connection, study, "route.ignored", f"rule {rule}, {count} series: {text}")
+        for said in plan.tags:
+            self._audit(connection, study, "route.tagged", f"{said.text} (rule {said.rule})")
+        if plan.urgency:
+            self._audit(connection, study, "route.priority", f"{plan.urgency:+d} by rule {plan.urgent_by}")
+        if held:
+            why = "; ".join(f"rule {said.rule}: {said.text}" for said in plan.holds)
+            runs.flag_study(connection, study.study_uid, f"{HELD} ({why})")
+            self._audit(connection, study, HELD_EVENT, f"{why}; to go on: dicom-node rule release {study.study_uid} --reason ...")
+
+    def _forward(self, connection: Connection, study: StudyRecord, plan: Plan) -> tuple[str, ...]:
+        """Queue the originals for their peers: one delivery a peer and transfer syntax. What a peer has been given already is left out."""
+        groups: dict[tuple[str, str | None], list[Onward]] = {}
+        for forward in plan.forwards:
+            for choice in forward.choices:
+                if choice.reason.startswith("refused"):
+                    why = f"rule {forward.rule} to {forward.peer}, series {choice.series_uid}: {choice.reason}"
+                    self._audit(connection, study, "forward.refused", why)
+            if forward.series_uids:
+                groups.setdefault((forward.peer, forward.transfer_syntax), []).append(forward)
+        queued: list[str] = []
+        for (peer, syntax), forwards in groups.items():
+            series_uids = [uid for forward in forwards for uid in forward.series_uids]
+            sop_uids = to_forward(connection, study.study_uid, series_uids, peer, forwards[0].ae_title)
+            rules = ", ".join(dict.fromkeys(forward.rule for forward in forwards))
+            if not sop_uids:
+                self._audit(connection, study, "forward.not_needed", f"rule {rules} to {peer}: it was sent all of it before")
+                continue
+            pk = deliveries.create_delivery(
+                connection, None, study.study_uid, peer, sop_uids, self._queue,
+                priority=max(forward.priority for forward in forwards), max_attempts=self._config.delivery.attempts, now=self._clock(),
+                more={"transfer_syntax": syntax} if syntax else None,
+            )  # fmt: skip
+            what = f"{len(sop_uids)} instances of {len(series_uids)} series{f' as {syntax}' if syntax else ''}"
+            self._audit(connection, study, "forward.queued", f"rule {rules} to {peer}: {what}, delivery {pk}")
+            queued.append(peer)
+        return tuple(dict.fromkeys(queued))
 
     def _record_selection(self, connection: Connection, study: StudyRecord, outcome: Outcome) -> None:
         assert outcome.selection is not None
@@ -165,7 +210,9 @@ class RouteHandler(NodeHandler):
             for uid in chosen
         ]
 
-    def _run(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float, again: Again | None) -> int:
+    def _run(
+        self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, plan: Plan, now: float, again: Again | None
+    ) -> int:
         if spec.shadow:
             return self._look_on(connection, study, spec, rule, now)
         decision = self._asked_for(connection, spec, rule, again) if again else self._decide(connection, spec, rule)
@@ -181,7 +228,7 @@ class RouteHandler(NodeHandler):
             connection,
             replace(spec, predecessor_pk=decision.predecessor),
             queue=self._queue,
-            priority=rule.priority,
+            priority=plan.priority_of(rule),
             max_attempts=self._config.executor.attempts,
             now=now,
         )
@@ -234,3 +281,24 @@ class RouteHandler(NodeHandler):
         log.info(event, reason=reason)
         detail = {"revision": study.revision, "reason": reason}
         audit.record(connection, event, actor=ACTOR, study_uid=study.study_uid, detail=detail, at=self._clock())
+
+
+def _does_something_else(plan: Plan) -> bool:
+    acts = any(each.matched and not each.rule.run and not each.rule.ignore for each in plan.spoken)
+    return acts or any(forward.series_uids for forward in plan.forwards) or _all_ignored(plan)
+
+
+def _all_ignored(plan: Plan) -> bool:
+    every = {uid for each in plan.spoken for uid in (*each.series_uids, *each.outside)}
+    return bool(every) and every <= set(plan.ignored)
+
+
+def _why_nothing(plan: Plan) -> str:
+    return "; ".join(f"rule {each.rule.name}: {each.why_not}" for each in plan.spoken if each.why_not) or "no rule is configured"
+
+
+def _summary(made: int, sent: tuple[str, ...], held: bool) -> str:
+    if held:
+        return HELD
+    parts = [f"{made} runs" if made else "no run", *([f"originals to {', '.join(sent)}"] if sent else [])]
+    return "; ".join(parts)

@@ -9,6 +9,7 @@ from storage import associations, audit, index
 from storage.database import Database
 from storage.names import name_keys
 from storage.records import AuditRecord, from_row
+from storage.rule_facts import facts_of
 from storage.schema import association, instance, patient
 from storage.schema import audit as audit_table
 from tests.contract.fill import add_instance, add_study
@@ -86,12 +87,16 @@ def test_series_and_instances_come_in_the_order_of_their_numbers(filled: Databas
 def test_a_run_is_frozen_on_received_instances_only(filled: Database) -> None:
     with filled.read() as connection:
         assert index.input_set(connection, "1.1", ["1.1.1", "1.1.3"]) == [("1.1.1.10", "d-1.1.1.10"), ("1.1.1.9", "d-1.1.1.9")]
-        attributes = index.rule_attributes(connection, "1.1")
+        facts = facts_of(connection, ["1.1", "1.404"])
+    assert set(facts) == {"1.1"}
+    attributes = {uid: each.attributes for uid, each in facts["1.1"].series.items()}
     assert set(attributes) == {"1.1.1", "1.1.2"}
     assert attributes["1.1.1"]["ImageType"] == ["ORIGINAL\\PRIMARY"]
     assert attributes["1.1.1"]["Rows"] == ["10", "9"]
     assert attributes["1.1.1"]["NumberOfSeriesRelatedInstances"] == 2
     assert attributes["1.1.1"]["StudyDate"] == "20240110"
+    assert attributes["1.1.1"]["PatientID"] == "P1"
+    assert facts["1.1"].series["1.1.1"].instances == sum(facts["1.1"].series["1.1.1"].sources.values()) == 2
 
 
 @pytest.mark.parametrize(

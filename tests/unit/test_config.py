@@ -35,7 +35,7 @@ from dicom_node.errors import ConfigurationError
         ("[[rule]]\nname = 'r'\nrun = ['m']\nmatch = { Modalityy = 'MR' }", ["rule[1].match", "'Modalityy'", "did you mean 'Modality'"]),
         ("[study]\nrequired = [{ SeriesDescripton = 'T1' }]", ["study.required[1]", "did you mean 'SeriesDescription'"]),
         ("[dimse]\nextra_sop_classes = ['1.2.a']", ["dimse.extra_sop_classes[1]", "'1.2.a'"]),
-        ("[[rule]]\nname = 'r'\nrun = []", ["'rule[1].run' = []: at least one entry is needed"]),
+        ("[[rule]]\nname = 'r'\nrun = []", ["'rule[1]'", "it does nothing: give at least one of run, forward"]),
         ("[[rule]]\nname = 'r'\nrun = ''", ["'rule[1].run' = '': a list in brackets is needed"]),
         ("[[rule]]\nname = 'r'\nrun = ['']", ["'rule[1].run[1]' = '': it must not be empty"]),
         ("[[rule]]\nname = ''\nrun = ['m']", ["'rule[1].name' = '': a name of 1 to 64 letters"]),

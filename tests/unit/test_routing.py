@@ -15,8 +15,8 @@ T1 = {"Modality": "MR", "SeriesDescription": "Sag T1 MPRAGE", "SliceThickness": 
 BRAIN = load_bundle("brain_extraction").dicom.series
 
 
-def choose(needs: SeriesSpec = BRAIN, match: dict[str, Any] | None = None, every: bool = False, **series: Any) -> Selection:
-    return select_series(needs, match or {}, series, every=every)
+def choose(needs: SeriesSpec = BRAIN, outside: dict[str, str] | None = None, every: bool = False, **series: Any) -> Selection:
+    return select_series(needs, series, outside=outside, every=every)
 
 
 def reason(selection: Selection, uid: str) -> str:
@@ -41,7 +41,7 @@ def test_the_only_series_that_fits_is_chosen_and_each_other_says_why() -> None:
 
 
 def test_a_rule_speaks_first() -> None:
-    found = choose(match={"SeriesDescription": "*MPRAGE*"}, a=T1, b={**T1, "SeriesDescription": "T1 SPGR"})
+    found = choose(outside={"b": "SeriesDescription is another"}, a=T1, b=T1)
     assert found.chosen == ("a",)
     assert reason(found, "b").startswith("rule: SeriesDescription")
 

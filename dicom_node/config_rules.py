@@ -1,0 +1,169 @@
+"""The [[rule]] tables: of which studies and series a rule speaks, and what it does with them.
+
+Every condition of a rule has to hold. What several rules want of one study is put together by :mod:`dicom_node.routing.plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from dicom_node.config_table import Table
+from dicom_node.config_values import Attribute, MatchValue, Name
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+Matching = dict[Attribute, MatchValue]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+Plane = Literal["axial", "coronal", "sagittal"]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+AePattern = Annotated[str, Field(min_length=1, max_length=64)]
+Syntax = Literal["explicit_little_endian", "implicit_little_endian", "deflated", "jpeg_ls", "jpeg_2000", "htj2k", "rle"]
+
+
+def _hours(value: str) -> str:
+    """A part of a day, ``"08:00-18:00"``; one that ends before it begins goes over midnight. Its end is not in it."""
+    minutes_of(value)
+    return value
+
+
+def minutes_of(value: str) -> tuple[int, int]:
+    """The minutes of the day at which a part of it begins and ends; ValueError where it is none."""
+    wrong = "hours such as '08:00-18:00' or '22:00-06:00' are needed"
+    times = []
+    for part in value.split("-"):
+        hour, colon, minute = part.strip().partition(":")
+        if not (colon and hour.isdigit() and minute.isdigit() and len(minute) == 2 and int(minute) < 60):
+            raise ValueError(wrong)
+        times.append(int(hour) * 60 + int(minute))
+    if len(times) != 2 or max(times) > 24 * 60 or times[0] == times[1]:
+        raise ValueError(wrong)
+    return times[0], times[1]
+
+
+Hours = Annotated[str, AfterValidator(_hours)]
+
+
+class Window(Table):
+    """Times of the week, as the clock on the wall of the node shows them. Without ``days`` every day, without ``hours`` the whole day."""
+
+    days: tuple[Day, ...] = ()
+    hours: tuple[Hours, ...] = ()
+
+    @model_validator(mode="after")
+    def _some(self) -> Window:
+        if not self.days and not self.hours:
+            raise ValueError("days or hours are needed: without either it is always")
+        return self
+
+
+class Forward(Table):
+    """Where originals go: to each of ``to``, those series of the rule that match ``series``. ``transfer_syntax``: changed to it without
+    loss where that can be done and the peer takes it; else as they were stored."""
+
+    to: Annotated[tuple[Name, ...], Field(min_length=1)]
+    series: Matching = {}
+    transfer_syntax: Syntax | None = None
+
+
+class Select(Table):
+    """Which of the series that a rule matches it takes: at least one table of ``any`` and none of ``exclude`` matches, every number lies in
+    its range, so many images, in these planes. ``prefer`` ranks what is left for a model, best first, before the model's own preference."""
+
+    any: tuple[Matching, ...] = ()
+    exclude: tuple[Matching, ...] = ()
+    prefer: tuple[Matching, ...] = ()
+    ranges: dict[Attribute, tuple[float, float]] = {}
+    min_instances: Annotated[int, Field(ge=1)] = 1
+    max_instances: Annotated[int, Field(ge=1)] | None = None
+    planes: tuple[Plane, ...] = ()
+
+    @property
+    def match(self) -> Matching:
+        """Nothing more: that is the rule's own."""
+        return {}
+
+
+def _short(value: Any) -> Any:
+    """``["pacs"]`` for ``[{ to = ["pacs"] }]``."""
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return [{"to": value}]
+    return value
+
+
+class Rule(Table):
+    """Which studies and series a rule speaks of, and what it does with them.
+
+    Conditions
+    ----------
+    match
+        DICOM matching on attributes of the study, of the series and of its instances.
+    select
+        Which of the series that match: alternatives, exclusions, ranges, planes, numbers of images, preference.
+    from, called
+        AE titles, with wildcards: who sent it, and as whom it called us.
+    when
+        In which of these times of the week the study became complete.
+
+    Actions
+    -------
+    run, deliver, series, late
+        Models, and where their results go. ``series``: "one" (several that fit equally well are ambiguous, and none is run) or "all".
+    forward
+        Where the originals go.
+    priority, tags, hold, ignore
+        ``hold``: why nothing is done with the study until a person releases it. ``ignore``: why its series are left out of all rules.
+    """
+
+    name: Name
+    match: Matching = {}
+    select: Select | None = None
+    sources: Annotated[tuple[AePattern, ...], Field(alias="from")] = ()
+    called: tuple[AePattern, ...] = ()
+    when: tuple[Window, ...] = ()
+    run: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    deliver: tuple[Name, ...] = ()
+    forward: Annotated[tuple[Forward, ...], BeforeValidator(_short)] = ()
+    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
+    tags: tuple[Name, ...] = ()
+    hold: Text | None = None
+    ignore: Text | None = None
+    series: Literal["one", "all"] = "one"
+    late: Literal["rerun", "ignore", "flag"] | None = None
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Rule:
+        acts = bool(self.run or self.forward or self.tags or self.hold)
+        if self.ignore and (acts or self.priority):
+            raise ValueError("ignore stands alone: what is left out gets no run, forward, tags, hold or priority")
+        if not (acts or self.ignore or self.priority):
+            raise ValueError("it does nothing: give at least one of run, forward, tags, hold, priority, ignore")
+        if self.deliver and not self.run:
+            raise ValueError("deliver says where the results of run go; to send the originals, use forward")
+        return self
+
+
+class Reachable(Protocol):
+    """What a rule has to know of a peer."""
+
+    @property
+    def host(self) -> str | None: ...
+
+
+def contradictions(rules: Sequence[Rule], peers: Mapping[str, Reachable]) -> list[str]:
+    """What rules ask of peers that cannot be, in sentences."""
+    problems = []
+    for rule in rules:
+        wanted = [("delivers", name) for name in rule.deliver]
+        wanted += [("forwards", name) for forward in rule.forward for name in forward.to]
+        for verb, name in wanted:
+            if name not in peers:
+                near = get_close_matches(name, peers, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                problems.append(f"rule '{rule.name}' {verb} to '{name}', and there is no [[peer]] of that name{hint}")
+            elif peers[name].host is None:
+                problems.append(f"rule '{rule.name}' {verb} to '{name}', whose [[peer]] has no host and port")
+    return problems

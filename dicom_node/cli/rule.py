@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dicom_node import clock, nudge
 from dicom_node.cli import output
 from dicom_node.cli.common import command, configuration, group, index_of, quiet_node, who, with_json, with_reason
-from dicom_node.config import Config, load
+from dicom_node.config import Config, find_file, load
 from dicom_node.config_values import duration
-from dicom_node.errors import CommandFailed, UsageError
+from dicom_node.errors import CommandFailed, ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from dicom_node.config_rules import Rule, Select
@@ -73,7 +74,10 @@ def _configured(arguments: argparse.Namespace) -> Config:
 def _list(arguments: argparse.Namespace) -> None:
     from dicom_node.routing.live import running_state
 
-    config = configuration(arguments)
+    try:
+        config = configuration(arguments)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}{_kept(find_file(arguments.config))}") from error
     running = running_state(config.runtime_dir)
     if arguments.json:
         output.data({"rules": [rule.model_dump(by_alias=True, exclude_defaults=True) for rule in config.rule], "running": running})
@@ -88,6 +92,20 @@ def _list(arguments: argparse.Namespace) -> None:
         output.note(f"REFUSED {output.moment(running.refused_at)}, and the rules before it kept: {running.problem}")
     if running.restart_for:
         output.note(f"changed beside rules, and in use after a restart: {', '.join(running.restart_for)}")
+
+
+def _kept(file: Path) -> str:
+    """Of a file that is broken, yet says where the data lie: which rules the node that runs there has."""
+    from dicom_node.routing.live import running_state
+
+    try:
+        data_dir = tomllib.loads(file.read_text(encoding="utf-8")).get("node", {}).get("data_dir", Config().node.data_dir)
+        running = running_state(file.absolute().parent / data_dir / Config().runtime_dir.name)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return ""
+    if running is None:
+        return ""
+    return f"\nthe running node keeps the rules that it took {output.moment(running.taken_at)}: {', '.join(running.rules) or 'none'}"
 
 
 def conditions(rule: Rule) -> str:

@@ -187,6 +187,11 @@ def test_changed_rules_are_taken_while_the_node_runs_and_broken_ones_are_not(tmp
         assert state is not None
         assert why in state.problem
 
+    file.write_text(good.replace("Modality", "Modalty"))
+    refused = command(config, "rule", "list")
+    assert (refused.returncode, "did you mean 'Modality'?" in refused.stderr) == (2, True)
+    assert refused.stderr.splitlines()[-1].endswith(": brighter")
+
     file.write_text(good.replace('quiet_period = "0s"', 'quiet_period = "9s"'))
     rules.ask()
     assert rules.look(), "asked for, it does not wait"

@@ -201,7 +201,14 @@ def vr_of(keyword: str) -> str:
 
 def value_matches(wanted: Wanted, value: Any, vr: str = "LO", *, ignore_case: bool = False, multi: bool = True) -> bool:
     """Tell whether a stored value matches: the predicate beside :func:`clause`."""
-    return terms_match(parse(wanted, vr), value, ignore_case=ignore_case, multi=multi)
+    terms = _parsed(wanted, vr) if isinstance(wanted, str) else parse(wanted, vr)
+    return terms_match(terms, value, ignore_case=ignore_case, multi=multi)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(wanted: str, vr: str) -> tuple[Term, ...]:
+    """The terms of one text: rules ask for the same again and again."""
+    return parse(wanted, vr)
 
 
 def terms_match(terms: Sequence[Term], value: Any, *, ignore_case: bool = False, multi: bool = True) -> bool:

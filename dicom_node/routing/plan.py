@@ -22,7 +22,7 @@ from dicom_node.config import Config, Peer
 from dicom_node.config_rules import Forward, Rule
 from dicom_node.releases.resolve import Chosen, Resolution
 from dicom_node.routing.narrow import left_out
-from dicom_node.routing.rules import keeps_out, why_not
+from dicom_node.routing.rules import keeps_out, out_of_time, why_not
 from dicom_node.routing.selection import Choice, Selection, SeriesNeeds, select_series
 from storage.rule_facts import INDEXED, SeriesFacts, StudyFacts
 
@@ -136,7 +136,7 @@ def make_plan(study: StudyFacts, rules: Sequence[Rule], models: Models, peers: M
     peers
         By name.
     """
-    first = {rule.name: {uid: _outside(rule, each, study.at) for uid, each in study.series.items()} for rule in rules}
+    first = {rule.name: _outside(rule, study) for rule in rules}
     ignored = {
         uid: Said(rule.name, rule.ignore)
         for rule in reversed(rules)
@@ -189,9 +189,15 @@ def peers_of(config: Config) -> dict[str, Peer]:
     return {peer.name: peer for peer in config.peer}
 
 
-def _outside(rule: Rule, series: SeriesFacts, at: float) -> str | None:
-    reason = keeps_out(rule, series, at)
-    return left_out(rule.select, series.attributes) if reason is None and rule.select is not None else reason
+def _outside(rule: Rule, study: StudyFacts) -> dict[str, str | None]:
+    """By series: the first condition of the rule that does not hold."""
+    late = out_of_time(rule, study.at)
+    if late is not None:
+        return dict.fromkeys(study.series, late)
+    found = {uid: keeps_out(rule, each) for uid, each in study.series.items()}
+    if rule.select is not None:
+        return {uid: left_out(rule.select, study.series[uid].attributes) if reason is None else reason for uid, reason in found.items()}
+    return found
 
 
 def _spoken(rule: Rule, first: Mapping[str, str | None], ignored: Mapping[str, Said]) -> Spoken:

@@ -40,15 +40,20 @@ def any_matches(tables: Sequence[Mapping[str, Any]], attributes: Attributes) -> 
     return any(matches(table, attributes, ignore_case=True) for table in tables)
 
 
-def keeps_out(rule: Rule, series: SeriesFacts, at: float) -> str | None:
-    """Say why a rule does not speak of a series of a study that became complete ``at`` then; None when it does."""
+def keeps_out(rule: Rule, series: SeriesFacts) -> str | None:
+    """Say why a rule does not speak of a series; None when it does."""
     for what, wanted, titles in (("came from", rule.sources, series.sources), ("was sent to", rule.called, series.called)):
         if wanted and not _titles_match(wanted, titles):
             return f"it {what} {_or(sorted(titles))}, not {_or(wanted)}"
-    if rule.when and not any(within(window, at) for window in rule.when):
-        moment = datetime.fromtimestamp(at)
-        return f"the study was complete {DAYS[moment.weekday()]} {moment:%H:%M}, not {_or(map(window_words, rule.when))}"
     return why_not(rule.match, series.attributes)
+
+
+def out_of_time(rule: Rule, at: float) -> str | None:
+    """Say why a rule does not speak of a study that became complete ``at`` then; None when it does."""
+    if not rule.when or any(within(window, at) for window in rule.when):
+        return None
+    moment = datetime.fromtimestamp(at)
+    return f"the study was complete {DAYS[moment.weekday()]} {moment:%H:%M}, not {_or(map(window_words, rule.when))}"
 
 
 def _titles_match(wanted: Iterable[str], titles: Iterable[str]) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from dicom_node.config import Config, parse
-from dicom_node.config_rules import Rule, Window
+from dicom_node.config_rules import Window
 from dicom_node.errors import ConfigurationError
 from dicom_node.releases.resolve import Chosen, Resolution
 from dicom_node.routing.plan import Plan, keywords, make_plan, peers_of
 from dicom_node.routing.replay import differences
-from dicom_node.routing.rules import keeps_out, within
+from dicom_node.routing.rules import within
 from dicom_node.routing.shown import effects, sentences
 from models.bundle import load_bundle
 from storage.rule_facts import COUNT, Done, SeriesFacts, StudyFacts
@@ -46,10 +46,6 @@ def plan(text: str, facts: StudyFacts | None = None) -> Plan:
     return make_plan(facts or study(), read.rule, models, peers_of(read))
 
 
-def rule(text: str) -> Rule:
-    return config(f"[[rule]]\nname = 'r'\ntags = ['t']\n{text}").rule[0]
-
-
 @pytest.mark.parametrize(
     ("condition", "reason"),
     [
@@ -66,7 +62,11 @@ def rule(text: str) -> Rule:
     ],
 )
 def test_the_first_condition_that_keeps_a_series_out_is_named(condition: str, reason: str | None) -> None:
-    found = keeps_out(rule(condition), series(PatientID="secret", ImageType=["ORIGINAL\\PRIMARY", "DERIVED\\SECONDARY"]), THURSDAY)
+    (spoken,) = plan(
+        f"[[rule]]\nname = 'r'\ntags = ['t']\n{condition}",
+        study(series(PatientID="secret", ImageType=["ORIGINAL\\PRIMARY", "DERIVED\\SECONDARY"])),
+    ).spoken
+    found = spoken.outside.get("1")
     assert found is None if reason is None else str(found).startswith(reason)
     assert "secret" not in str(found)
 

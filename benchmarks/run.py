@@ -20,6 +20,7 @@ STEPS = {
     "retrieve": ["benchmarks.retrieve"],
     "preprocessing": ["benchmarks.preprocessing"],
     "routing": ["benchmarks.routing"],
+    "queue": ["benchmarks.queue"],
     "kill9": ["benchmarks.campaigns.kill9"],
     "powercut": ["benchmarks.campaigns.powercut"],
 }
@@ -35,6 +36,7 @@ SMALL = {
     "retrieve": ["--repetitions", "1", "--slices", "20"],
     "preprocessing": ["--repetitions", "1", "--side", "256"],
     "routing": ["--studies", "500", "--repeats", "5"],
+    "queue": ["--jobs", "200", "--runs", "1", "--kills", "5"],
     "kill9": ["--kills", "5"],
     "powercut": ["--cuts", "2", "--orthanc-cuts", "1"],
 }

@@ -43,6 +43,9 @@ class JobState(Enum):
         return self not in (JobState.SCHEDULED, JobState.IN_PROGRESS)
 
 
+# Seconds of waiting that outweigh a point of priority: nothing is starved. The order of two jobs never changes, so it is an index.
+AGEING = 60.0
+
 LIVE = tuple(state.value for state in JobState if not state.final)
 
 
@@ -125,6 +128,7 @@ class JobQueue:
             "payload": dict(spec.payload),
             "study_uid": spec.study_uid,
             "priority": spec.priority,
+            "rank": (now if spec.not_before is None else spec.not_before) - AGEING * spec.priority,
             "max_attempts": spec.max_attempts,
             "not_before": now if spec.not_before is None else spec.not_before,
             "created_at": now,
@@ -137,8 +141,11 @@ class JobQueue:
 
     # --- the worker's side
 
-    def claim(self, queues: Sequence[str], worker: str) -> ClaimedJob | None:
-        """Take the most urgent due job of ``queues`` (exact names, or a prefix as ``deliver:*``); None when nothing is due."""
+    def claim(self, queues: Sequence[str], worker: str, *, durable: bool = False) -> ClaimedJob | None:
+        """Take the most urgent due job of ``queues`` (exact names, or a prefix as ``deliver:*``); None when nothing is due.
+
+        ``durable``: synced before it returns. Without, it is synced with the next durable transaction of anybody.
+        """
         now = self._clock()
         look, take = _claim_statements(tuple(queues), self._database.dialect)
         if self._database.dialect == "sqlite":
@@ -148,7 +155,7 @@ class JobQueue:
                     return None
         token = {"until": now + self.lease, "token": new_transaction_uid(), "by": worker}
         # A claim that a power cut takes back is as good as an expired lease: what its holder makes durable comes after it.
-        with self._database.single(durable=False) as connection:
+        with self._database.single(durable=durable) as connection:
             row = connection.execute(take, {"at": now, **token}).one_or_none()
             if row is None:
                 return None
@@ -399,7 +406,7 @@ def _noted(change: ReturningUpdate[Any], detail: ColumnElement[Any] | None = Non
 def _claim_statements(queues: tuple[str, ...], dialect: str) -> tuple[Select[Any], ReturningUpdate[Any] | Select[Any]]:
     """Look for a due job, and take the most urgent one, in a single statement; parameters ``at``, ``until``, ``token`` and ``by``."""
     due = and_(is_one_of(job.c.state, JobState.SCHEDULED.value), job.c.not_before <= bindparam("at"), _in_queues(queues))
-    order = (job.c.priority.desc(), job.c.not_before, job.c.pk)
+    order = (job.c.rank, job.c.pk)
     chosen = select(job.c.pk).where(due).order_by(*order).limit(1).with_for_update(skip_locked=True).scalar_subquery()
     take = (
         update(job)

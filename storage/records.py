@@ -113,6 +113,7 @@ class JobRecord:
     created_at: float
     updated_at: float
     finished_at: float | None
+    rank: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,9 @@ class RunRecord:
     shadow: bool = False
     compared_with: int | None = None
     agreement: dict[str, Any] | None = None
+    recalled_at: float | None = None
+    recall_reason: str | None = None
+    due_at: float | None = None
 
 
 @dataclass(frozen=True)

@@ -291,6 +291,7 @@ job = Table(
     Column("payload", JSON, nullable=False),
     Column("study_uid", Text, index=True),
     Column("priority", Integer, nullable=False, server_default="0"),  # higher first
+    Column("rank", Float, nullable=False, server_default="0"),  # lowest first: when it was due at first, less seconds for its priority
     Column("state", String(16), nullable=False, server_default="SCHEDULED"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("max_attempts", Integer, nullable=False),
@@ -306,9 +307,9 @@ job = Table(
 Index(
     "ix_job_due",
     job.c.queue,
-    job.c.priority.desc(),
-    job.c.not_before,
+    job.c.rank,
     job.c.pk,
+    job.c.not_before,
     sqlite_where=text("state = 'SCHEDULED'"),
     postgresql_where=text("state = 'SCHEDULED'"),
 )
@@ -386,6 +387,9 @@ run = Table(
     Column("shadow", Boolean, nullable=False, server_default=text("false")),  # looks on: its result is neither archived nor sent
     Column("compared_with", Big),  # of a shadow run: the run whose result went out
     Column("agreement", JSON),  # ... and how far the two agree
+    Column("recalled_at", Float),  # its release was recalled: the result is kept, and must not be used
+    Column("recall_reason", Text),
+    Column("due_at", Float),  # its deadline; a run that waits beyond it is late
 )
 Index("ix_run_shadow", run.c.release_pk, sqlite_where=text("shadow"), postgresql_where=text("shadow"))
 

@@ -7,7 +7,7 @@ from sqlalchemy import func, select
 
 from storage.database import Database
 from storage.errors import NotFound, StaleToken
-from storage.jobs import Backoff, ClaimedJob, JobQueue, JobSpec, JobState
+from storage.jobs import AGEING, Backoff, ClaimedJob, JobQueue, JobSpec, JobState
 from storage.schema import job
 
 
@@ -76,6 +76,18 @@ def test_a_live_job_is_not_queued_twice(database: Database, queue: JobQueue) -> 
     second = put(database, queue)
     assert second is not None
     assert second != first
+
+
+def test_a_job_of_low_priority_is_not_starved(database: Database, queue: JobQueue, clock: Clock) -> None:
+    put(database, queue, "low", priority=-2)
+    claimed = []
+    for number in range(6):
+        put(database, queue, f"urgent {number}", priority=1)
+        job = queue.claim(["route"], "w")
+        assert job is not None
+        claimed.append(queue.get(job.pk).dedupe_key)
+        clock.now += AGEING
+    assert claimed.index("low") == 3, claimed
 
 
 def test_priority_then_time_decides(database: Database, queue: JobQueue, clock: Clock) -> None:

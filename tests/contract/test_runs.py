@@ -83,7 +83,7 @@ def test_a_newer_revision_cancels_what_waits_and_withholds_what_runs(database: D
     assert running is not None
     assert other is not None
     with database.begin() as connection:
-        connection.execute(update(job).where(job.c.pk == runs.get_run(connection, running).job_pk).values(priority=9))
+        connection.execute(update(job).where(job.c.pk == runs.get_run(connection, running).job_pk).values(rank=0))
     claimed = queue.claim(["infer"], "w")
     assert claimed is not None
     assert claimed.payload["run_pk"] == running

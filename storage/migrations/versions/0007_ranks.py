@@ -1,0 +1,28 @@
+"""Jobs in the order of their priority and age; runs that were recalled, and deadlines of runs
+
+Revision ID: 0007
+Revises: 0006
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+AGEING = 60
+
+
+def upgrade() -> None:
+    op.add_column("job", sa.Column("rank", sa.Float(), server_default="0", nullable=False))
+    op.execute(f"UPDATE job SET rank = created_at - {AGEING} * priority")
+    op.drop_index("ix_job_due", "job")
+    waiting = {"sqlite_where": sa.text("state = 'SCHEDULED'"), "postgresql_where": sa.text("state = 'SCHEDULED'")}
+    op.create_index("ix_job_due", "job", ["queue", "rank", "pk", "not_before"], **waiting)
+    op.add_column("run", sa.Column("recalled_at", sa.Float(), nullable=True))
+    op.add_column("run", sa.Column("recall_reason", sa.Text(), nullable=True))
+    op.add_column("run", sa.Column("due_at", sa.Float(), nullable=True))

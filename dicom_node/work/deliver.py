@@ -7,7 +7,7 @@ at once; where the kinds that the peer's profile calls sufficient were taken, th
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import FileIO
 from typing import BinaryIO, cast
 
@@ -21,6 +21,7 @@ from dicom_node.dimse.references import Reference
 from dicom_node.dimse.scu import Requestor, StoreItem, StoreResult
 from dicom_node.errors import TryAgain
 from dicom_node.transcode import Transcoder
+from dicom_node.work.answers import Answered, Answers
 from dicom_node.work.ask_commitment import Answer, Commitment, CommitmentAsker
 from dicom_node.work.associating import associate_peer
 from dicom_node.work.changing import UIDS, changed, changes_to
@@ -34,17 +35,9 @@ log = structlog.get_logger()
 
 KINDS = {"1.2.840.10008.5.1.4.1.1.66.4": "SEG", "1.2.840.10008.5.1.4.1.1.88.34": "SR"}
 DUPLICATE_SOP_INSTANCE = 0x0111
+FEW = 8  # instances that are looked up one by one
 # Sent again later: Processing failure, Resource limitation, Out of resources (PS3.4 table B.2-1, PS3.7 annex C).
 PASSING = frozenset({0x0110, 0x0213})
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A peer's answer for one instance, as a state of its row."""
-
-    state: str
-    status: int | None
-    comment: str
 
 
 def judge(result: StoreResult) -> Answered:
@@ -73,39 +66,54 @@ class DeliverHandler:
         pk = int(job.payload["delivery_pk"])
         with self._database.read() as connection:
             delivery = deliveries.get_delivery(connection, pk)
-            pending = [row.sop_uid for row in deliveries.instances_of(connection, pk, pending=True)]
+            waiting = deliveries.instances_of(connection, pk, pending=True)
+        pending = [row.sop_uid for row in sorted(waiting, key=lambda row: row.attempts)]  # one that fails again and again holds up no other
         peer = self._config.peer_named(delivery.peer)
-        items = self._items(pk, peer, pending, originals=delivery.run_pk is None)
-        if items:
-            self._send(pk, peer, items, UIDS.get(job.payload.get("transfer_syntax", "")))
-        self._conclude(job, pk, delivery.study_uid, peer)
+        originals = delivery.run_pk is None
+        with Answers(self._database, pk, clock=self._clock) as answers:
+            items = self._items(answers, peer, self._stored(delivery.study_uid, pending), originals=originals)
+            if items:
+                self._send(answers, peer, items, UIDS.get(job.payload.get("transfer_syntax", "")))
+        self._conclude(job, pk, delivery.study_uid, peer, originals=originals)
 
     # --- sending
 
-    def _items(self, pk: int, peer: Peer, pending: list[str], *, originals: bool) -> list[StoredInstance]:
+    def _stored(self, study_uid: str, pending: list[str]) -> dict[str, StoredInstance | None]:
+        """Where the instances lie; of many, by one statement for the whole study."""
+        many = len(pending) > FEW
+        known: dict[str, StoredInstance | None] = {each.sop_uid: each for each in self._archive.instances(study_uid)} if many else {}
+        return {uid: known.get(uid) or self._look_up(uid) for uid in pending}
+
+    def _look_up(self, uid: str) -> StoredInstance | None:
+        try:
+            return self._archive.open_instance(uid)
+        except NotFound:
+            return None
+
+    def _items(self, answers: Answers, peer: Peer, pending: dict[str, StoredInstance | None], *, originals: bool) -> list[StoredInstance]:
         items = []
-        for uid in pending:
-            try:
-                stored = self._archive.open_instance(uid)
-            except (NotFound, Damaged) as error:
-                self._record(pk, uid, Answered("REFUSED", None, type(error).__name__))
+        for uid, stored in pending.items():
+            if stored is None:
+                answers.add(uid, Answered("REFUSED", None, NotFound.__name__))
                 continue
             kind = KINDS.get(stored.sop_class_uid)
             if kind is not None and kind not in peer.results and not originals:
-                self._record(pk, uid, Answered("NOT_OFFERED", None, f"the profile of {peer.name} takes no {kind}"))
+                answers.add(uid, Answered("NOT_OFFERED", None, f"the profile of {peer.name} takes no {kind}"))
             else:
                 items.append(stored)
         return items
 
-    def _send(self, pk: int, peer: Peer, items: list[StoredInstance], target: str | None = None) -> None:
+    def _send(self, answers: Answers, peer: Peer, items: list[StoredInstance], target: str | None = None) -> None:
         also = [replace(each, transfer_syntax_uid=target) for each in items if target and changes_to(each, target)]
+        stored = items[0]
         try:
             with open_association(self._config, peer, [*items, *also]) as association:
                 for stored in items:
-                    self._record(pk, stored.sop_uid, self._store(association, stored, target))
+                    answers.add(stored.sop_uid, self._store(association, stored, target))
         except DimseError as error:
             raise TryAgain(f"{peer.name}, {error.step}: {error}") from error
         except (Damaged, FileNotFoundError) as error:  # deleted or moved just now: the next attempt looks it up anew
+            answers.add(stored.sop_uid, Answered("SCHEDULED", None, "its bytes are not those that were archived"))
             raise TryAgain(f"{peer.name}: an object's bytes are not those that were archived") from error
 
     def _store(self, association: Requestor, stored: StoredInstance, target: str | None = None) -> Answered:
@@ -117,17 +125,9 @@ class DeliverHandler:
             return Answered("REFUSED", 0x0122, "the peer accepts no presentation context for this class and transfer syntax")
         return judge(association.store(store_item(stored)))
 
-    def _record(self, pk: int, uid: str, answered: Answered) -> None:
-        status = None if answered.status is None else f"{answered.status:04X}"
-        log.info("instance.delivered", delivery=pk, sop_instance_uid=uid, state=answered.state, status=status)
-        with self._database.begin() as connection:
-            deliveries.record_instance_status(
-                connection, pk, uid, answered.state, status=answered.status, comment=answered.comment, now=self._clock()
-            )
-
     # --- how it ended
 
-    def _conclude(self, job: ClaimedJob, pk: int, study_uid: str, peer: Peer) -> None:
+    def _conclude(self, job: ClaimedJob, pk: int, study_uid: str, peer: Peer, *, originals: bool) -> None:
         with self._database.read() as connection:
             rows = deliveries.instances_of(connection, pk)
         waiting = [row for row in rows if row.state == "SCHEDULED"]
@@ -141,10 +141,13 @@ class DeliverHandler:
         if commitment.answer is Answer.FAILED:
             self._finish(job, pk, study_uid, "FAILED", commitment.detail)
             return
-        accepted = {self._kind(row.sop_uid) for row in rows if row.state == "ACCEPTED"}
         refused = [row for row in rows if row.state == "REFUSED"]
-        sentences = [f"{self._kind(row.sop_uid)} refused ({_code(row.status)}{row.comment or ''})" for row in refused]
-        enough = bool(accepted) and accepted.issuperset(kind for kind in peer.suffices if kind in {self._kind(row.sop_uid) for row in rows})
+        kinds = {row.sop_uid: "object" if originals else self._kind(row.sop_uid) for row in rows} if refused else {}
+        accepted = {kinds[row.sop_uid] for row in rows if refused and row.state == "ACCEPTED"}
+        sentences = list(dict.fromkeys(f"{kinds[row.sop_uid]} refused ({_code(row.status)}{row.comment or ''})" for row in refused))
+        if len(refused) > len(sentences):
+            sentences.append(f"{len(refused)} of {len(rows)} objects refused")
+        enough = not originals and bool(accepted) and accepted.issuperset(kind for kind in peer.suffices if kind in set(kinds.values()))
         if not refused:
             self._finish(job, pk, study_uid, "DELIVERED", ", ".join(filter(None, (f"{len(rows)} objects answered", commitment.detail))))
         elif enough:

@@ -21,8 +21,8 @@ def upgrade() -> None:
     op.add_column("job", sa.Column("rank", sa.Float(), server_default="0", nullable=False))
     op.execute(f"UPDATE job SET rank = created_at - {AGEING} * priority")
     op.drop_index("ix_job_due", "job")
-    waiting = {"sqlite_where": sa.text("state = 'SCHEDULED'"), "postgresql_where": sa.text("state = 'SCHEDULED'")}
-    op.create_index("ix_job_due", "job", ["queue", "rank", "pk", "not_before"], **waiting)
+    waiting = sa.text("state = 'SCHEDULED'")
+    op.create_index("ix_job_due", "job", ["queue", "rank", "pk", "not_before"], sqlite_where=waiting, postgresql_where=waiting)
     op.add_column("run", sa.Column("recalled_at", sa.Float(), nullable=True))
     op.add_column("run", sa.Column("recall_reason", sa.Text(), nullable=True))
     op.add_column("run", sa.Column("due_at", sa.Float(), nullable=True))

@@ -1,8 +1,8 @@
 """Claims per second of the job queue with several processes: `python -m benchmarks.queue`.
 
 Durable commits on both databases (SQLite synchronous=FULL; PostgreSQL with fsync, private cluster). A claim is a transaction with its
-job_event row: as the workers do it (synced with the next durable transaction of anybody), and synced by itself. A claim and a completion
-are two transactions, the second synced. The kills are those of :mod:`benchmarks.campaigns.queue_kills`.
+job_event row, synced with the next durable transaction of anybody: here that of its completion, so that a claim and a completion are two
+transactions, and durable. The kills are those of :mod:`benchmarks.campaigns.queue_kills`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from storage.database import open_database
 from storage.jobs import JobQueue, JobSpec
 from tests.postgresql import binaries, private_cluster
 
-CLAIMED, SYNCED, COMPLETED = "claim", "claim, synced by itself", "claim and completion"
+CLAIMED, COMPLETED = "claim", "claim and synced completion"
 
 
 def worker(url: str, name: str, how: str, ready: Any, answer: Any) -> None:
@@ -35,7 +35,7 @@ def worker(url: str, name: str, how: str, ready: Any, answer: Any) -> None:
     start, claims, slowest = time.time(), 0, 0.0
     while True:
         before = time.perf_counter()
-        job = queue.claim(["route"], name, durable=how == SYNCED)
+        job = queue.claim(["route"], name)
         if job is None:
             break
         slowest = max(slowest, time.perf_counter() - before)
@@ -77,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     rows, figures = [], {}
     for kind in ("SQLite", "PostgreSQL") if binaries() else ("SQLite",):
-        for how in (CLAIMED, SYNCED, COMPLETED):
+        for how in (CLAIMED, COMPLETED):
             rates, slowest = [], []
             for _ in range(options.runs):
                 rate, longest = run(kind, options.jobs, options.processes, how)

@@ -141,11 +141,8 @@ class JobQueue:
 
     # --- the worker's side
 
-    def claim(self, queues: Sequence[str], worker: str, *, durable: bool = False) -> ClaimedJob | None:
-        """Take the most urgent due job of ``queues`` (exact names, or a prefix as ``deliver:*``); None when nothing is due.
-
-        ``durable``: synced before it returns. Without, it is synced with the next durable transaction of anybody.
-        """
+    def claim(self, queues: Sequence[str], worker: str) -> ClaimedJob | None:
+        """Take the most urgent due job of ``queues`` (exact names, or a prefix as ``deliver:*``); None when nothing is due."""
         now = self._clock()
         look, take = _claim_statements(tuple(queues), self._database.dialect)
         if self._database.dialect == "sqlite":
@@ -155,7 +152,7 @@ class JobQueue:
                     return None
         token = {"until": now + self.lease, "token": new_transaction_uid(), "by": worker}
         # A claim that a power cut takes back is as good as an expired lease: what its holder makes durable comes after it.
-        with self._database.single(durable=durable) as connection:
+        with self._database.single(durable=False) as connection:
             row = connection.execute(take, {"at": now, **token}).one_or_none()
             if row is None:
                 return None

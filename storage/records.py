@@ -165,9 +165,6 @@ class RunRecord:
     shadow: bool = False
     compared_with: int | None = None
     agreement: dict[str, Any] | None = None
-    recalled_at: float | None = None
-    recall_reason: str | None = None
-    due_at: float | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from storage.schema import audit, delivery, delivery_instance, instance, patient
 OF_INSTANCES = ("ImageType", "SOPClassUID", "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "AvailableTransferSyntaxUID")
 MOST_VALUES = 64
 IMPORTED = "imported"  # why a study is complete that nothing was received of
-HELD = "route.held"  # audited where a rule holds a study for review
+HELD_EVENT = "route.held"  # audited where a rule holds a study for review
 COUNT = "NumberOfSeriesRelatedInstances"
 # What stands in the index of every series; anything else is read from the header of one of its instances.
 INDEXED = frozenset({*RULE_COLUMNS, *PATIENT_COLUMNS, *OF_INSTANCES, COUNT})
@@ -152,7 +152,7 @@ def done_with(connection: Connection, study_uids: Sequence[str]) -> dict[str, Do
     )
     for uid, peer, count in connection.execute(counted):
         sent[uid][peer] = count
-    held = set(connection.scalars(select(audit.c.study_uid).where(audit.c.study_uid.in_(wanted), audit.c.event == HELD).distinct()))
+    held = set(connection.scalars(select(audit.c.study_uid).where(audit.c.study_uid.in_(wanted), audit.c.event == HELD_EVENT).distinct()))
     flags = connection.execute(select(study.c.study_uid, study.c.flag).where(study.c.study_uid.in_(wanted)))
     return {row.study_uid: Done(frozenset(runs[row.study_uid]), sent[row.study_uid], row.flag, row.study_uid in held) for row in flags}
 

@@ -65,9 +65,17 @@ class Outcome:
     shadow: bool = False
 
     @property
+    def why(self) -> str:
+        return self.problem or self.idle or (self.selection.summary if self.selection else "")
+
+    @property
     def sentence(self) -> str:
-        why = self.problem or self.idle or (self.selection.summary if self.selection else "")
-        return f"rule {self.rule.name}, model {self.name}: {why}"
+        return f"rule {self.rule.name}, model {self.name}: {self.why}"
+
+    def runs(self, bundle: str, series_uid: str) -> bool:
+        """Whether it comes to a run of this bundle on this series."""
+        chosen = self.selection.chosen if self.selection else ()
+        return self.chosen is not None and self.chosen.bundle.name == bundle and series_uid in chosen
 
 
 @dataclass(frozen=True)

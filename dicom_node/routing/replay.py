@@ -95,9 +95,7 @@ def differences(plan: Plan, done: Done) -> Iterator[Difference]:
     ran = {(bundle, series) for bundle, together in done.runs for series in together}
     would = set() if waits else set(plan.runs)
     for bundle, series in sorted(() if flagged else would - ran):
-        rule = next(
-            (each.rule.name for each in plan.outcomes if each.chosen and each.chosen.bundle.name == bundle and _takes(each, series)), ""
-        )
+        rule = next(each.rule.name for each in plan.outcomes if each.runs(bundle, series))
         yield Difference(uid, "+", f"run {bundle}, series {series}", f"rule {rule}")
     for bundle, series in sorted(ran - would):
         yield Difference(uid, "-", f"run {bundle}, series {series}", "held" if waits else _why_no_run(plan, bundle, series))
@@ -110,11 +108,6 @@ def differences(plan: Plan, done: Done) -> Iterator[Difference]:
             yield Difference(uid, "+", f"send to {peer}, {after - before} instances", _rules_to(plan, peer))
         elif after < before:
             yield Difference(uid, "-", f"send to {peer}, {before - after} instances", "held" if waits else _why_not_sent(plan, peer))
-
-
-def _takes(outcome: object, series: str) -> bool:
-    selection = getattr(outcome, "selection", None)
-    return selection is not None and series in selection.chosen
 
 
 def _why_no_run(plan: Plan, bundle: str, series: str) -> str:

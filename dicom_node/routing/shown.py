@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ def _rule(plan: Plan, spoken: Spoken, study: StudyFacts) -> Iterator[str]:
     for outcome in plan.outcomes:
         if outcome.rule is not rule:
             continue
-        yield f"  model {outcome.name}: {outcome.problem or outcome.idle or (outcome.selection.summary if outcome.selection else '')}"
+        yield f"  model {outcome.name}: {outcome.why}"
         for choice in outcome.selection.choices if outcome.selection and spoken.matched else ():
             yield f"    {'CHOSEN' if choice.chosen else 'not chosen'} {title(study, choice.series_uid)}: {choice.reason}"
     for forward in plan.forwards:
@@ -51,11 +52,8 @@ def title(study: StudyFacts, series_uid: str) -> str:
 
 def effects(plan: Plan) -> Iterator[str]:
     """What would be done, with the conflicts between rules."""
-    by_rule: dict[tuple[str, str], int] = {}
-    for said in plan.ignored.values():
-        by_rule[said.rule, said.text] = by_rule.get((said.rule, said.text), 0) + 1
-    for (name, text), count in by_rule.items():
-        yield f"{count} series are left out of all other rules (rule {name}: {text})"
+    for said, count in Counter(plan.ignored.values()).items():
+        yield f"{count} series are left out of all other rules (rule {said.rule}: {said.text})"
     for said in plan.holds:
         yield f"HELD for review (rule {said.rule}: {said.text}); what follows waits until it is released"
     if plan.tags:
@@ -116,7 +114,7 @@ def as_values(plan: Plan) -> dict[str, Any]:
                 "model": outcome.name,
                 "shadow": outcome.shadow,
                 "verdict": outcome.selection.verdict.value if outcome.selection else "not run",
-                "why": outcome.problem or outcome.idle or (outcome.selection.summary if outcome.selection else ""),
+                "why": outcome.why,
                 "priority": plan.priority_of(outcome.rule),
                 "deliver": [] if outcome.shadow else list(outcome.rule.deliver),
                 "series": _choices(outcome.selection.choices) if outcome.selection else [],

@@ -3,6 +3,7 @@ transaction."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,8 +27,7 @@ from storage.completion import hold_revision
 from storage.database import Database
 from storage.jobs import ClaimedJob, JobQueue
 from storage.records import RunRecord, StudyRecord
-from storage.rule_facts import HELD as HELD_EVENT
-from storage.rule_facts import IMPORTED, to_forward
+from storage.rule_facts import HELD_EVENT, IMPORTED, to_forward
 from storage.runs import RunSpec, SelectionSpec
 
 log = structlog.get_logger()
@@ -137,11 +137,8 @@ class RouteHandler(NodeHandler):
 
     def _say(self, connection: Connection, study: StudyRecord, plan: Plan, held: bool) -> None:
         """What rules say of the study beside their work: in the audit trail, and the hold as its flag."""
-        by_rule: dict[tuple[str, str], int] = {}
-        for said in plan.ignored.values():
-            by_rule[said.rule, said.text] = by_rule.get((said.rule, said.text), 0) + 1
-        for (rule, text), count in by_rule.items():
-            self._audit(connection, study, "route.ignored", f"rule {rule}, {count} series: {text}")
+        for said, count in Counter(plan.ignored.values()).items():
+            self._audit(connection, study, "route.ignored", f"rule {said.rule}, {count} series: {said.text}")
         for said in plan.tags:
             self._audit(connection, study, "route.tagged", f"{said.text} (rule {said.rule})")
         if plan.urgency:

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from storage import audit, deliveries, runs
 from storage.database import Database
 from storage.jobs import JobQueue
-from storage.rule_facts import HELD, IMPORTED, Done, completed_since, done_with, facts_of, to_forward
+from storage.rule_facts import HELD_EVENT, IMPORTED, Done, completed_since, done_with, facts_of, to_forward
 from storage.runs import RunSpec
 from storage.schema import instance, study
 from tests.contract.fill import add_instance, add_study
@@ -59,7 +59,7 @@ def test_what_was_done_and_since_when(filled: Database) -> None:
             assert runs.create_run(connection, spec, queue=queue) is not None
         deliveries.create_delivery(connection, None, "1.1", "pacs", ["1.1.1.1", "1.1.1.2", "1.1.2.1"], queue)
         runs.flag_study(connection, "1.2", "held")
-        audit.record(connection, HELD, actor="routing", study_uid="1.2", detail={"reason": "r"}, at=1.0)
+        audit.record(connection, HELD_EVENT, actor="routing", study_uid="1.2", detail={"reason": "r"}, at=1.0)
         done = done_with(connection, ["1.1", "1.2", "1.9"])
         assert completed_since(connection, 100.0) == ["1.1", "1.2"]
         assert completed_since(connection, 101.0) == ["1.2"]

@@ -1,4 +1,4 @@
-"""Jobs in the order of their priority and age; runs that were recalled, and deadlines of runs
+"""Jobs in the order of their priority and age
 
 Revision ID: 0007
 Revises: 0006
@@ -23,6 +23,3 @@ def upgrade() -> None:
     op.drop_index("ix_job_due", "job")
     waiting = sa.text("state = 'SCHEDULED'")
     op.create_index("ix_job_due", "job", ["queue", "rank", "pk", "not_before"], sqlite_where=waiting, postgresql_where=waiting)
-    op.add_column("run", sa.Column("recalled_at", sa.Float(), nullable=True))
-    op.add_column("run", sa.Column("recall_reason", sa.Text(), nullable=True))
-    op.add_column("run", sa.Column("due_at", sa.Float(), nullable=True))

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from dicom_node.config_errors import describe
-from dicom_node.config_rules import Matching, Rule
+from dicom_node.config_rules import Matching, Rule, Syntax
 from dicom_node.config_rules import contradictions as rule_contradictions
 from dicom_node.config_table import Table
 from dicom_node.config_values import (
@@ -39,7 +39,7 @@ ENVIRONMENT = "DICOM_NODE_CONFIG"
 DEFAULT_FILE = "dicom-node.toml"
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
 
-Kind = Literal["SEG", "SR"]
+Kind = Literal["SEG", "FRACTIONAL", "LABELMAP", "SR", "KO", "SC", "SC_MULTIFRAME", "PR"]
 
 
 class NodeTable(Table):
@@ -124,10 +124,12 @@ class DatabaseTable(Table):
 
 
 class ArchiveTable(Table):
-    """The archive's bytes. ``conflict``: what a sender hears when other content comes under a known UID."""
+    """The archive's bytes. ``conflict``: what a sender hears when other content comes under a known UID. ``results``: the kinds of results
+    that are made and kept of every run, whether a peer takes them or not."""
 
     acknowledge: Literal["local"] = "local"
     conflict: Literal["refuse", "warn"] = "refuse"
+    results: tuple[Kind, ...] = ()
     min_free: Size = 1024**3
     segment_size: Size = 1024**3
     scrub_interval: Duration = 7 * 86400.0
@@ -238,6 +240,8 @@ class LogTable(Table):
 
 class Peer(Table):
     """A remote AE. ``commitment``: what it is sent counts as delivered only when it has committed it. ``results``: the kinds it is sent.
+    ``max_frames``: of an object with frames; more are split over several objects. ``transfer_syntaxes``: in which results are sent, the
+    first that the peer takes and that changes nothing but the encoding; else as they are archived.
     ``suffices``: the kinds that are enough where it refuses the others for good.
     ``negative_reports``: send an SR also when a model did not apply or failed."""
 
@@ -252,6 +256,8 @@ class Peer(Table):
     may_commit: bool = True
     commitment: bool = False
     results: tuple[Kind, ...] = ("SEG", "SR")
+    max_frames: Annotated[int, Field(ge=1)] | None = None
+    transfer_syntaxes: tuple[Syntax, ...] = ()
     suffices: tuple[Kind, ...] = ("SR",)
     negative_reports: bool = False
     tls: bool = False

@@ -29,6 +29,7 @@ COMMANDS = (
     "setup",
     "serving",
     "network",
+    "peer",
     "study",
     "job",
     "rule",

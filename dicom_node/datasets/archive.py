@@ -195,7 +195,8 @@ class ArchiveDataSet:
                     reports.append((each.sop_uid not in emitted, report_labels(each.read())))
             except (ValueError, OSError) as error:
                 self._skip(each.sop_uid, str(error))
-        segments.sort(key=lambda pair: (pair[0], pair[1].made), reverse=True)
+        # Of the same moment the one with the most frames: a part of a SEG that was split comes behind the whole.
+        segments.sort(key=lambda pair: (pair[0], pair[1].made, int(pair[1].segmentation.NumberOfFrames)), reverse=True)
         reports.sort(key=lambda pair: pair[0])
         return Labels([each for _, each in segments], [each for _, each in reports])
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 
+from .forms import Form
+
 
 class Outcome(StrEnum):
     """How a run ended. The last three are different negatives and read differently in the SR."""
@@ -37,7 +39,9 @@ class ResultContext:
     predecessor_sr_uid, predecessor_series_uid:
         The SR that this one replaces in a rerun; its series defaults to this SR's own.
     kinds:
-        Which objects are wanted, of "SEG" and "SR".
+        Which objects of the record are wanted, of "SEG" and "SR".
+    forms:
+        What is wanted beside the record.
     reason:
         Readable sentence for outcomes that are no finding.
     report_reason:
@@ -58,6 +62,7 @@ class ResultContext:
     predecessor_sr_uid: str | None = None
     predecessor_series_uid: str | None = None
     kinds: tuple[str, ...] = ("SEG", "SR")
+    forms: tuple[Form, ...] = ()
     outcome: str = Outcome.FINDINGS
     reason: str = ""
     report_reason: bool = False
@@ -72,7 +77,7 @@ class ResultContext:
 
 @dataclass(frozen=True)
 class EncodedObject:
-    """One object as it is archived and sent; `dataset_bytes` is the data set without file meta."""
+    """One object as it is archived and sent; `dataset_bytes` is the data set without file meta, `forms` are those that it serves."""
 
     kind: str
     sop_class_uid: str
@@ -82,3 +87,4 @@ class EncodedObject:
     transfer_syntax_uid: str
     dataset_bytes: bytes
     summary: str
+    forms: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ Used by tests and benchmarks; a worker may run it on what it is about to send.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from math import inf, isfinite, nan
 
@@ -22,6 +22,7 @@ from models.findings import Measurement, Prediction, Segment
 
 from .context import EncodedObject
 from .files import part10
+from .segmentation import KINDS as SEGMENTATIONS
 
 
 class ReadbackMismatch(Exception):
@@ -46,11 +47,11 @@ def verify(encoded: Sequence[EncodedObject], prediction: Prediction) -> Readback
         A mask, a probability, a frame, a number or a Tracking UID differs or is missing.
     """
     frames, voxels = 0, dict[str, int]()
-    for item in (e for e in encoded if e.kind == "SEG"):
+    for item in (e for e in encoded if "SEG" in e.forms):
         segmentation = segread(BytesIO(part10(item)))
         frames += int(segmentation.NumberOfFrames)
         voxels.update(_compare_segmentation(segmentation, prediction))
-    written = any(e.kind == "SEG" for e in encoded)
+    written = any("SEG" in e.forms for e in encoded)
     if written and len(voxels) != sum(not s.empty for s in prediction.segments):
         raise ReadbackMismatch("SEG: not every segment with a voxel was written")
     measurements: tuple[tuple[str, float, str], ...] = ()
@@ -58,6 +59,8 @@ def verify(encoded: Sequence[EncodedObject], prediction: Prediction) -> Readback
         report = srread(BytesIO(part10(item)))
         assert isinstance(report, Comprehensive3DSR)
         measurements = _compare_report(report, prediction, set(voxels))
+    for form in dict.fromkeys(form for e in encoded for form in e.forms if form != "SEG" and form.partition("/")[0] in SEGMENTATIONS):
+        _compare_form(form, [e for e in encoded if form in e.forms], prediction)
     return Readback(frames, voxels, measurements)
 
 
@@ -78,6 +81,27 @@ def _compare_segmentation(segmentation: Segmentation, prediction: Prediction) ->
     return voxels
 
 
+def _compare_form(form: str, objects: Sequence[EncodedObject], prediction: Prediction) -> None:
+    """All objects of another form together say what the prediction says, none with more frames than it may have."""
+    kind, _, limit = form.partition("/")
+    together: dict[str, NDArray[np.generic]] = {}
+    for item in objects:
+        segmentation = segread(BytesIO(part10(item)))
+        if limit and int(segmentation.NumberOfFrames) > int(limit):
+            raise ReadbackMismatch(f"{form}: {segmentation.NumberOfFrames} frames in one object")
+        for description in segmentation.SegmentSequence:
+            if not description.get("TrackingID"):
+                continue  # the background of a label map
+            pixels = segment_pixels(segmentation, int(description.SegmentNumber), prediction)
+            known = together.get(str(description.TrackingID))
+            together[str(description.TrackingID)] = pixels if known is None else np.maximum(known, pixels)
+    wanted = {s.tracking_id: s for s in prediction.segments if not s.empty}
+    if set(together) != set(wanted):
+        raise ReadbackMismatch(f"{form}: {len(together)} segments, {len(wanted)} were found")
+    for name, pixels in together.items():
+        _compare_pixels(pixels, replace(wanted[name], probability=None) if kind == "LABELMAP" else wanted[name], form)
+
+
 def segment_pixels(segmentation: Segmentation, number: int, prediction: Prediction) -> NDArray[np.generic]:
     """The segment on the prediction's grid, found by the source frames that the object refers to."""
     distinct = list(dict.fromkeys(prediction.sources))
@@ -91,13 +115,13 @@ def segment_pixels(segmentation: Segmentation, number: int, prediction: Predicti
     return pixels
 
 
-def _compare_pixels(pixels: NDArray[np.generic], segment: Segment) -> None:
+def _compare_pixels(pixels: NDArray[np.generic], segment: Segment, form: str = "SEG") -> None:
     if segment.probability is None:
         same = np.array_equal(pixels.astype(bool), segment.mask)
     else:
         same = bool(np.allclose(pixels, np.clip(segment.probability, 0, 1), atol=0.51 / 255))
     if not same:
-        raise ReadbackMismatch(f"SEG: the pixels of '{segment.tracking_id}' differ")
+        raise ReadbackMismatch(f"{form}: the pixels of '{segment.tracking_id}' differ")
 
 
 def _compare_report(report: Comprehensive3DSR, prediction: Prediction, segmented: set[str]) -> tuple[tuple[str, float, str], ...]:

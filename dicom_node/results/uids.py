@@ -43,7 +43,9 @@ def dimension_organization_uid(run_key: str, kind: str) -> str:
 
 
 def series_number(source_number: int | None, release_digest: str, modality: str) -> int:
-    """A number that sorts behind the source series and differs between releases and modalities."""
+    """A number that sorts behind the source series and differs between releases and modalities; other forms come behind these."""
     spread = int(hashlib.sha256(release_digest.encode()).hexdigest()[:8], 16) % 45
     base = abs(source_number or 0) % 20_000_000
+    if modality not in ("SEG", "SR"):
+        return base * 100 + 91 + int(hashlib.sha256(modality.encode()).hexdigest()[:8], 16) % 9
     return base * 100 + 1 + 2 * spread + (modality == "SR")

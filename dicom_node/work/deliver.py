@@ -7,6 +7,7 @@ at once; where the kinds that the peer's profile calls sufficient were taken, th
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from io import FileIO
 from typing import BinaryIO, cast
@@ -20,6 +21,7 @@ from dicom_node.dimse.errors import DimseError
 from dicom_node.dimse.references import Reference
 from dicom_node.dimse.scu import Requestor, StoreItem, StoreResult
 from dicom_node.errors import TryAgain
+from dicom_node.results.forms import kind_of, offered_as
 from dicom_node.transcode import Transcoder
 from dicom_node.work.answers import Answered, Answers
 from dicom_node.work.ask_commitment import Answer, Commitment, CommitmentAsker
@@ -33,7 +35,6 @@ from storage.jobs import ClaimedJob, JobQueue
 
 log = structlog.get_logger()
 
-KINDS = {"1.2.840.10008.5.1.4.1.1.66.4": "SEG", "1.2.840.10008.5.1.4.1.1.88.34": "SR"}
 DUPLICATE_SOP_INSTANCE = 0x0111
 FEW = 8  # instances that are looked up one by one
 # Sent again later: Processing failure, Resource limitation, Out of resources (PS3.4 table B.2-1, PS3.7 annex C).
@@ -73,7 +74,9 @@ class DeliverHandler:
         with Answers(self._database, pk, clock=self._clock) as answers:
             items = self._items(answers, peer, self._stored(delivery.study_uid, pending), originals=originals)
             if items:
-                self._send(answers, peer, items, UIDS.get(job.payload.get("transfer_syntax", "")))
+                asked = job.payload.get("transfer_syntax")
+                named = peer.transfer_syntaxes if not originals else (asked,) if asked else ()
+                self._send(answers, peer, items, [UIDS[name] for name in named if name in UIDS])
         self._conclude(job, pk, delivery.study_uid, peer, originals=originals)
 
     # --- sending
@@ -96,31 +99,33 @@ class DeliverHandler:
             if stored is None:
                 answers.add(uid, Answered("REFUSED", None, NotFound.__name__))
                 continue
-            kind = KINDS.get(stored.sop_class_uid)
-            if kind is not None and kind not in peer.results and not originals:
-                answers.add(uid, Answered("NOT_OFFERED", None, f"the profile of {peer.name} takes no {kind}"))
+            if not originals and not offered_as(stored.sop_class_uid, peer):
+                answers.add(uid, Answered("NOT_OFFERED", None, f"the profile of {peer.name} takes no {kind_of(stored.sop_class_uid)}"))
             else:
                 items.append(stored)
         return items
 
-    def _send(self, answers: Answers, peer: Peer, items: list[StoredInstance], target: str | None = None) -> None:
-        also = [replace(each, transfer_syntax_uid=target) for each in items if target and changes_to(each, target)]
+    def _send(self, answers: Answers, peer: Peer, items: list[StoredInstance], targets: Sequence[str] = ()) -> None:
+        also = [replace(each, transfer_syntax_uid=target) for target in targets for each in items if changes_to(each, target)]
         stored = items[0]
         try:
             with open_association(self._config, peer, [*items, *also]) as association:
                 for stored in items:
-                    answers.add(stored.sop_uid, self._store(association, stored, target))
+                    answers.add(stored.sop_uid, self._store(association, stored, targets))
         except DimseError as error:
             raise TryAgain(f"{peer.name}, {error.step}: {error}") from error
         except (Damaged, FileNotFoundError) as error:  # deleted or moved just now: the next attempt looks it up anew
             answers.add(stored.sop_uid, Answered("SCHEDULED", None, "its bytes are not those that were archived"))
             raise TryAgain(f"{peer.name}: an object's bytes are not those that were archived") from error
 
-    def _store(self, association: Requestor, stored: StoredInstance, target: str | None = None) -> Answered:
-        if target and changes_to(stored, target) and association.accepts(stored.sop_class_uid, target):
-            item = changed(stored, target, self._transcoder)
-            if item is not None:
-                return judge(association.store(item))
+    def _store(self, association: Requestor, stored: StoredInstance, targets: Sequence[str] = ()) -> Answered:
+        for target in targets:
+            if target == stored.transfer_syntax_uid and association.accepts(stored.sop_class_uid, target):
+                break  # as it is archived
+            if changes_to(stored, target) and association.accepts(stored.sop_class_uid, target):
+                item = changed(stored, target, self._transcoder)
+                if item is not None:
+                    return judge(association.store(item))
         if not association.accepts(stored.sop_class_uid, stored.transfer_syntax_uid):
             return Answered("REFUSED", 0x0122, "the peer accepts no presentation context for this class and transfer syntax")
         return judge(association.store(store_item(stored)))
@@ -169,7 +174,7 @@ class DeliverHandler:
 
     def _kind(self, uid: str) -> str:
         try:
-            return KINDS.get(self._archive.open_instance(uid).sop_class_uid, "object")
+            return kind_of(self._archive.open_instance(uid).sop_class_uid) or "object"
         except (NotFound, Damaged):
             return "object"
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
-from pydicom.uid import SegmentationStorage
 from sqlalchemy import Connection
 
 import dicom_node
+from dicom_node.config import Peer
 from dicom_node.errors import Released, TryAgain
 from dicom_node.releases.resolve import bundle_of_run, evaluation_line
 from dicom_node.results.context import EncodedObject, Outcome, ResultContext
+from dicom_node.results.forms import beyond_the_record, chosen_for
 from dicom_node.results.uids import device_uid, instance_uid, series_uid
 from dicom_node.work.executors import Executor
 from dicom_node.work.handler import NodeHandler
@@ -29,6 +30,7 @@ log = structlog.get_logger()
 
 _DISK_WAIT = 15.0
 _LIVE_WAIT = 5.0
+_UNKNOWN = Peer(name="unknown", ae_title="UNKNOWN")  # the profile of a peer that is no longer configured: the record
 
 Settle = Callable[[Connection], RunRecord]
 
@@ -132,7 +134,8 @@ class InferHandler(NodeHandler):
             objects = [self._archive.open_instance(uid) for uid in made]
         except NotFound:
             return Beside(None)  # deleted since
-        masks = [FilePart(str(each.path), each.offset, each.length) for each in objects if each.sop_class_uid == SegmentationStorage]
+        record = {instance_uid(live.run_key, f"SEG {kind}") for kind in ("BINARY", "FRACTIONAL")}  # and no other form of the same
+        masks = [FilePart(str(each.path), each.offset, each.length) for each in objects if each.sop_uid in record]
         return Beside(live.pk, tuple(masks), live.findings or {})
 
     def _image(self, uid: str, digest: str) -> FilePart:
@@ -155,6 +158,7 @@ class InferHandler(NodeHandler):
             predecessor_sr_uid=sr_uid,
             predecessor_series_uid=of_series,
             kinds=tuple(bundle.dicom.output.kinds),
+            forms=beyond_the_record([peer for peer in self._config.peer if peer.name in run.deliver_to], self._config.archive.results),
             instance_number=max(run.study_revision, 1),
             evaluation=self._evaluation(run),
             **more,
@@ -229,7 +233,7 @@ class InferHandler(NodeHandler):
             ended = settle(connection)
             log.info("run.ended", run=run.pk, state=ended.state, objects=len(objects), delivered=ended.delivered)
             if objects and ended.delivered:
-                self._deliver(connection, ended, [each.sop_instance_uid for each in objects], negative)
+                self._deliver(connection, ended, objects, negative)
 
         if objects:
             self._archive.store_emitted([_emitted(each, run.run_key) for each in objects], in_transaction=in_transaction)
@@ -237,11 +241,12 @@ class InferHandler(NodeHandler):
             with self._database.begin() as connection:
                 in_transaction(connection)
 
-    def _deliver(self, connection: Connection, run: RunRecord, sop_uids: Sequence[str], negative: bool) -> None:
+    def _deliver(self, connection: Connection, run: RunRecord, objects: Sequence[EncodedObject], negative: bool) -> None:
         peers = {peer.name: peer for peer in self._config.peer}
         for name in run.deliver_to:
             # One whose peer went out of the configuration is made as well: it ends with that reason, and can be retried.
             if not negative or (name in peers and peers[name].negative_reports):
+                sop_uids = chosen_for(peers.get(name, _UNKNOWN), objects)
                 deliveries.create_delivery(
                     connection, run.pk, run.study_uid, name, sop_uids, self._queue,
                     max_attempts=self._config.delivery.attempts, now=self._clock(),

@@ -133,7 +133,7 @@ class Runner:
         outcome = Outcome.NOTHING_FOUND if prediction.empty else Outcome.FINDINGS
         if request.beside is not None:
             return self._looked_on(request, request.beside, volume, prediction, outcome, read - started)
-        objects = encode(prediction, volume.headers, _with_outcome(request.context, outcome))
+        objects = encode(prediction, volume.headers, _with_outcome(request.context, outcome), volume.array)
         encoded = clock()
         verify(objects, prediction)
         timings = {

@@ -165,6 +165,8 @@ class RunRecord:
     shadow: bool = False
     compared_with: int | None = None
     agreement: dict[str, Any] | None = None
+    recalled_at: float | None = None
+    recall_reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -387,6 +387,8 @@ run = Table(
     Column("shadow", Boolean, nullable=False, server_default=text("false")),  # looks on: its result is neither archived nor sent
     Column("compared_with", Big),  # of a shadow run: the run whose result went out
     Column("agreement", JSON),  # ... and how far the two agree
+    Column("recalled_at", Float),  # its release was recalled: the result is kept, and must not be used
+    Column("recall_reason", Text),
 )
 Index("ix_run_shadow", run.c.release_pk, sqlite_where=text("shadow"), postgresql_where=text("shadow"))
 

@@ -1,4 +1,4 @@
-"""``release add | list | show | shadow | deploy | retire | rollback``."""
+"""``release add | list | show | shadow | deploy | retire | rollback | recall``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dicom_node.cli import output
-from dicom_node.cli.common import command, configuration, group, index_of, who, with_json, with_reason
+from dicom_node.cli.common import command, configuration, group, index_of, quiet_node, who, with_json, with_reason
 
 if TYPE_CHECKING:
     from dicom_node.releases.lifecycle import Deployed
@@ -55,6 +55,18 @@ def add(commands: Any) -> None:
         with_reason(step)
         with_json(step)
         step.set_defaults(run=run)
+    recalling = command(
+        group_of,
+        "recall",
+        "take a bad release and all its results back",
+        description="Retire the release, list every study that it touched, mark its results as recalled and send a rejection note (Key\n"
+        "Object Selection) to the peers that have them. What waits is canceled. Called again, it goes on where it ended.",
+        example='dicom-node release recall cxr_lungs@1.2 --reason "lungs are swapped on lateral views"',
+    )
+    recalling.add_argument("release", metavar="RELEASE", help=f"{WHICH}; or the bundle of a folder, by name")
+    with_reason(recalling)
+    with_json(recalling)
+    recalling.set_defaults(run=_recall)
     back = command(group_of, "rollback", "put the release back that was deployed before", example="dicom-node release rollback cxr_lungs")
     back.add_argument("release", metavar="NAME")
     back.add_argument("--reason", default="rolled back", help="why; kept with the release")
@@ -161,6 +173,22 @@ def _rollback(arguments: argparse.Namespace) -> None:
     from dicom_node.releases import lifecycle
 
     _deployed(arguments, _changed(arguments, lifecycle.rollback))
+
+
+def _recall(arguments: argparse.Namespace) -> None:
+    from dicom_node.releases.recall import recall
+
+    with quiet_node(configuration(arguments)) as node:
+        done = recall(node, arguments.release, who=who(), reason=arguments.reason, now=time.time())
+    if arguments.json:
+        output.data(done)
+        return
+    again = sum(not each.new for each in done.runs)
+    output.line(f"{done.name} {done.version} ({done.digest[:12]}) is recalled: {len(done.runs)} runs on {len(done.studies)} studies")
+    if again:
+        output.line(f"{again} of them were recalled before")
+    rows = [(each.study_uid, each.run, each.state, ", ".join(each.peers) or "-", "now" if each.new else "before") for each in done.runs]
+    output.table(("study", "run", "state", "note to", "recalled"), rows)
 
 
 def _changed(arguments: argparse.Namespace, change: Callable[..., Done]) -> Done:

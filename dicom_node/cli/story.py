@@ -78,14 +78,24 @@ def _title(series: SeriesRecord) -> str:
 
 
 def _runs(story: Timeline) -> Iterator[str]:
+    successors = {each.run.predecessor_pk: each.run.pk for each in story.runs if each.run.state == "COMPLETED" and not each.run.shadow}
     for each in story.runs:
-        yield from _run(each)
+        yield from _run(each, successors.get(each.run.pk))
 
 
-def _run(story: RunStory) -> Iterator[str]:
+def _standing(run: RunRecord, successor: int | None) -> Iterator[str]:
+    """Why a result must not be used, or need not be any more."""
+    if run.recalled_at is not None:
+        yield f"RECALLED {moment(run.recalled_at)}: {run.recall_reason}"
+    if successor is not None:
+        yield f"superseded by run {successor}, which is the result to use"
+
+
+def _run(story: RunStory, successor: int | None) -> Iterator[str]:
     run = story.run
     looks_on = " in the shadow (not shown as a result, not sent)" if run.shadow else ""
     yield f"Run {run.pk}: {run.bundle} {run.bundle_version}{looks_on}, {run.state}{f': {run.reason}' if run.reason else ''}"
+    yield from (f"    {line}" for line in _standing(run, successor))
     yield f"    release digest {run.release_digest}"
     yield f"    rule {run.rule}, {len(run.input_set)} instances of revision {run.study_revision}, run key {run.run_key[:16]}"
     yield from (f"    {line}" for line in _course(run))

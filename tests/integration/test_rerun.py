@@ -49,6 +49,7 @@ def test_a_study_deleted_and_sent_again_says_why_nothing_runs_and_is_rerun_in_on
             told = command(config, "study", "show", uid).stdout
             assert f"run {second.pk} of model tiny: asked for by" in told
             assert "deleted by mistake" in told
+            assert f"superseded by run {second.pk}" in told
             assert node.work() == 0
 
 

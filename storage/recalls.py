@@ -1,0 +1,87 @@
+"""Recalled results: what a release that must not be trusted any more has touched, and which peers hold it.
+
+A result that was recalled is kept and marked; nothing of it is sent any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select, update
+
+from storage import audit, deliveries, runs
+from storage.jobs import JobQueue
+from storage.records import RunRecord, from_row
+from storage.schema import delivery, delivery_instance, job, run
+
+SENDING = "IN_PROGRESS"  # of a delivery's job: an object may be on its way at this moment
+
+
+def digests_of(connection: Connection, name: str, which: str = "") -> dict[str, str]:
+    """The release digests, with versions, that runs of a model name bear; ``which`` is a version or begins a digest."""
+    known = select(run.c.release_digest, run.c.bundle_version).where(run.c.bundle == name).distinct()
+    rows = connection.execute(known.order_by(run.c.release_digest)).all()
+    return {digest: version for digest, version in rows if not which or which == version or (len(which) >= 6 and digest.startswith(which))}
+
+
+def touched(connection: Connection, digest: str) -> list[RunRecord]:
+    """Every run of a release, oldest first."""
+    return [from_row(RunRecord, row) for row in connection.execute(select(run).where(run.c.release_digest == digest).order_by(run.c.pk))]
+
+
+def holders(connection: Connection, run_pk: int) -> list[str]:
+    """The peers that accepted an object of a run, or are just being sent one."""
+    accepted = select(delivery.c.peer).join(delivery_instance, delivery_instance.c.delivery_pk == delivery.c.pk)
+    accepted = accepted.where(delivery.c.run_pk == run_pk, delivery_instance.c.state == "ACCEPTED")
+    sending = select(delivery.c.peer).join(job, job.c.pk == delivery.c.job_pk).where(delivery.c.run_pk == run_pk, job.c.state == SENDING)
+    return sorted(connection.scalars(accepted.union(sending)))
+
+
+def mark(
+    connection: Connection,
+    queue: JobQueue,
+    record: RunRecord,
+    *,
+    actor: str,
+    reason: str,
+    note: str | None = None,
+    peers: Sequence[str] = (),
+    attempts: int = 20,
+    now: float,
+) -> bool:
+    """Recall a run, in the caller's transaction: canceled if it waits or runs, its unsent objects held back, the note sent to ``peers``.
+
+    Parameters
+    ----------
+    note
+        SOP Instance UID of the rejection note; none where the run made no object.
+
+    Returns
+    -------
+    bool
+        False when it was recalled before: nothing was done.
+    """
+    first = update(run).where(run.c.pk == record.pk, run.c.recalled_at.is_(None)).values(recalled_at=now, recall_reason=reason)
+    if connection.execute(first).rowcount != 1:
+        return False
+    why = f"recalled by {actor}: {reason}"
+    _stop(connection, queue, record.pk, why, now)
+    made = [deliveries.create_delivery(connection, None, record.study_uid, peer, [note], queue, max_attempts=attempts, now=now)
+            for peer in peers if note is not None]  # fmt: skip
+    facts = {"run": record.pk, "release": record.release_digest, "reason": reason, "note": note, "peers": list(peers), "deliveries": made}
+    audit.record(connection, "run.recalled", actor=actor, study_uid=record.study_uid, detail=facts, at=now)
+    return True
+
+
+def _stop(connection: Connection, queue: JobQueue, run_pk: int, why: str, now: float) -> None:
+    """End what waits of a run: the run itself, and deliveries of its result."""
+    row = connection.execute(select(run.c.state, run.c.job_pk).where(run.c.pk == run_pk).with_for_update()).one()
+    if row.state in runs.WAITING:
+        if row.job_pk is not None:
+            queue.cancel(row.job_pk, why, running=True, connection=connection)
+        runs.cancel_run(connection, run_pk, why, now=now)
+    waiting = select(delivery.c.pk, delivery.c.job_pk).where(delivery.c.run_pk == run_pk, delivery.c.state == "SCHEDULED")
+    for unsent in connection.execute(waiting).all():
+        if unsent.job_pk is not None:
+            queue.cancel(unsent.job_pk, why, running=True, connection=connection)
+        deliveries.finish(connection, unsent.pk, "CANCELED", why, now=now)

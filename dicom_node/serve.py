@@ -21,6 +21,7 @@ from dicom_node import log as logging
 from dicom_node.checks import refuse_unknown_models
 from dicom_node.config import Config
 from dicom_node.errors import EXIT_USAGE, ConfigurationError
+from dicom_node.kept_config import COPY, KEPT, keep
 from dicom_node.node import prepare
 from dicom_node.roles import READY_FD, SUPERVISOR_PID, announce, until_signal
 from storage.errors import IndexUnavailable
@@ -82,6 +83,7 @@ class Supervisor:
             if not self._prepare(stop):
                 return
             refuse_unknown_models(self._config)
+            keep(self._config, self._file)
             for role in self._roles:
                 self._start(role)
             try:
@@ -134,7 +136,8 @@ class Supervisor:
         try:
             os.set_blocking(reading, False)
             command = [sys.executable, "-m", "dicom_node", *role.arguments, "--config", str(self._file)]
-            environment = {**os.environ, READY_FD: str(writing), SUPERVISOR_PID: str(os.getpid())}
+            kept = str(self._config.runtime_dir / COPY)
+            environment = {**os.environ, READY_FD: str(writing), SUPERVISOR_PID: str(os.getpid()), KEPT: kept}
             role.process = subprocess.Popen(command, pass_fds=[writing], env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
         except BaseException:
             os.close(reading)

@@ -8,6 +8,7 @@ from typing import Any
 from dicom_node.cli.common import command, configuration
 from dicom_node.config import find_file
 from dicom_node.errors import UsageError
+from dicom_node.kept_config import load_kept
 
 
 def add(commands: Any) -> None:
@@ -48,13 +49,13 @@ def _serve(arguments: argparse.Namespace) -> None:
 def _role(arguments: argparse.Namespace) -> None:
     from dicom_node import roles
 
-    {"receiver": roles.receiver, "web": roles.web, "scheduler": roles.scheduler}[arguments.role](configuration(arguments))
+    {"receiver": roles.receiver, "web": roles.web, "scheduler": roles.scheduler}[arguments.role](load_kept(find_file(arguments.config)))
 
 
 def _worker(arguments: argparse.Namespace) -> None:
     from dicom_node import roles
 
-    config = configuration(arguments)
+    config = load_kept(find_file(arguments.config))
     if arguments.io:
         roles.io_worker(config, file=find_file(arguments.config).absolute())
         return

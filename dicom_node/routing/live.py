@@ -17,6 +17,7 @@ from dicom_node.clock import Clock
 from dicom_node.config import Config, load
 from dicom_node.config_rules import Rule
 from dicom_node.errors import ConfigurationError
+from dicom_node.kept_config import KEPT, keep
 from storage.errors import StorageError
 
 log = structlog.get_logger()
@@ -47,8 +48,8 @@ class LiveRules:
         self._started = config
         self._clock = clock
         self._rules = config.rule
-        self._seen = _stamp(file)
-        self._coming = self._seen
+        self._seen = _stamp(file) if _readable(file) else None  # a broken one is told at the first look
+        self._coming: Stamp | None = None
         self._asked = threading.Event()
         self._state = State(str(file), clock(), _names(config.rule), pid=os.getpid())
         self._write()
@@ -103,6 +104,8 @@ class LiveRules:
     def _take(self, fresh: Config) -> None:
         changed = self._rules != fresh.rule
         self._rules = fresh.rule
+        if KEPT in os.environ:
+            keep(self._started, self._file)
         others = [name for name in Config.model_fields if name != "rule" and getattr(fresh, name) != getattr(self._started, name)]
         self._state = State(str(self._file), self._clock(), _names(fresh.rule), restart_for=tuple(others), pid=os.getpid())
         self._write()
@@ -138,6 +141,14 @@ def running_state(runtime_dir: Path) -> State | None:
 
 def _names(rules: Iterable[Rule]) -> tuple[str, ...]:
     return tuple(rule.name for rule in rules)
+
+
+def _readable(file: Path) -> bool:
+    try:
+        load(file)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _stamp(file: Path) -> Stamp | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dicom_node.kept_config import KEPT, keep
+from dicom_node.node import prepare
 from dicom_node.roles import SUPERVISOR_PID
 from dicom_node.serve import FIRST_WAIT, Role, Supervisor
 from dicom_node.work.worker import SilentBell, Worker
@@ -109,3 +111,23 @@ def test_the_supervisor_tells_a_role_who_it_is(tmp_path: Path) -> None:
     environment = Path(f"/proc/{role.process.pid}/environ").read_bytes().split(b"\0")
     supervisor._stop_all()
     assert f"{SUPERVISOR_PID}={os.getpid()}".encode() in environment
+
+
+def test_a_role_that_starts_again_while_the_file_is_broken_takes_the_configuration_in_use(tmp_path: Path) -> None:
+    config, file = settings(tmp_path), tmp_path / "node.toml"
+    prepare(config)
+    copy = keep(config, file)
+    assert copy.stat().st_mode & 0o077 == 0, "secrets may stand in it"
+    file.write_text("[nod")
+    called = [sys.executable, "-m", "dicom_node", "scheduler", "--config", str(file)]
+    alone = subprocess.run(called, capture_output=True, text=True, timeout=60, check=False)
+    assert (alone.returncode, "is not valid TOML" in alone.stderr) == (2, True)
+    role = subprocess.Popen(called, env={**os.environ, KEPT: str(copy)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert role.stdout is not None
+        assert role.stdout.readline() == "scheduler ready\n"
+    finally:
+        role.terminate()
+        _, told = role.communicate(timeout=60)
+    assert role.returncode == 0
+    assert "configuration.refused" in told

@@ -86,7 +86,7 @@ class TokenTable(Table):
 
     name: Name
     token: StoredSecret
-    rights: Annotated[tuple[Literal["read", "store", "delete"], ...], Field(min_length=1)] = ("read",)
+    rights: Annotated[tuple[Literal["read", "store", "delete", "operate"], ...], Field(min_length=1)] = ("read",)
 
 
 class WebTable(Table):

@@ -7,8 +7,6 @@ from typing import Any
 
 from dicom_node.cli import output
 from dicom_node.cli.common import command, configuration, group, index_of, who, with_json
-from dicom_node.config import Config
-from dicom_node.errors import CommandFailed
 
 STATES = ("SCHEDULED", "IN_PROGRESS", "COMPLETED", "CANCELED", "FAILED")
 
@@ -77,48 +75,17 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _retry(arguments: argparse.Namespace) -> None:
-    from dicom_node import nudge
-    from storage import commitments, deliveries, runs
-    from storage.jobs import JobQueue
+    from dicom_node.actions import retry_job
 
     config = configuration(arguments)
     with index_of(config) as database:
-        queue = JobQueue(database)
-        found = queue.get(arguments.job)
-        if found.kind in ("deliver", "commit"):
-            _refuse_unserved(config, found.queue)
-        with database.begin() as connection:
-            if not queue.requeue(found.pk, f"by {who()}", connection=connection):
-                raise CommandFailed(
-                    f"job {found.pk} is {found.state}: only failed and canceled jobs are retried, and only where no live job does the same"
-                )
-            if found.kind == "infer":
-                runs.reopen_run(connection, int(found.payload["run_pk"]))
-            elif found.kind == "deliver":
-                deliveries.reopen_delivery(connection, int(found.payload["delivery_pk"]))
-            elif found.kind == "commit":
-                commitments.reopen(connection, int(found.payload["commitment_pk"]))
-    nudge.ring(config.runtime_dir, found.queue.replace(":", "-"))
-    output.line(f"job {found.pk} is scheduled again")
-
-
-def _refuse_unserved(config: Config, queue: str) -> None:
-    from storage import commitments, deliveries
-
-    delivering = {deliveries.queue_of(peer.name) for peer in config.destinations}
-    committing = {commitments.queue_of(peer.name) for peer in config.peer if peer.may_commit}
-    if queue not in delivering | committing:
-        kind, _, peer = queue.partition(":")
-        wanted = "host and port" if kind == "deliver" else "may_commit"
-        raise CommandFailed(f"peer '{peer}' is not configured any more: put its [[peer]] table with {wanted} back, then retry")
+        retry_job(config, database, arguments.job, who=who())
+    output.line(f"job {arguments.job} is scheduled again")
 
 
 def _cancel(arguments: argparse.Namespace) -> None:
-    from storage.jobs import JobQueue
+    from dicom_node.actions import cancel_job
 
     with index_of(configuration(arguments)) as database:
-        queue = JobQueue(database)
-        found = queue.get(arguments.job)
-        if not queue.cancel(found.pk, f"{arguments.reason} ({who()})", running=True):
-            raise CommandFailed(f"job {found.pk} is {found.state}: there is nothing to cancel")
-    output.line(f"job {found.pk} is canceled")
+        cancel_job(database, arguments.job, who=who(), why=arguments.reason)
+    output.line(f"job {arguments.job} is canceled")

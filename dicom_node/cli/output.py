@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import Enum
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dicom_node.clock import local
+from dicom_node.plain import plain as plain
 
 
 def line(text: str = "") -> None:
@@ -37,23 +35,6 @@ def counter() -> Callable[[int, int], None] | None:
 def data(value: Any) -> None:
     """Print a value as JSON."""
     line(json.dumps(plain(value), indent=2, ensure_ascii=False))
-
-
-def plain(value: Any) -> Any:
-    """A value of dataclasses, paths and enums as what JSON has."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, str) or value is None or isinstance(value, int | float | bool):
-        return value
-    if isinstance(value, Iterable):
-        return [plain(each) for each in value]
-    return str(value)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:

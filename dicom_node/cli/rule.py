@@ -7,12 +7,12 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dicom_node import clock, nudge
+from dicom_node import clock
 from dicom_node.cli import output
 from dicom_node.cli.common import command, configuration, group, index_of, quiet_node, who, with_json, with_reason
 from dicom_node.config import Config, find_file, load
 from dicom_node.config_values import duration
-from dicom_node.errors import CommandFailed, ConfigurationError, UsageError
+from dicom_node.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from dicom_node.config_rules import Rule, Select
@@ -145,22 +145,12 @@ def _value(value: Any) -> str:
 
 
 def _test(arguments: argparse.Namespace) -> None:
-    from functools import cache
-
-    from dicom_node.releases.resolve import resolve
     from dicom_node.routing import shown
-    from dicom_node.routing.look import look
-    from dicom_node.routing.plan import make_plan, peers_of
-    from storage.errors import NotFound
+    from dicom_node.routing.trial import try_rules
 
     config = _configured(arguments)
     with quiet_node(config) as node:
-        uid = _study_of(node.database, arguments.uid)
-        models = cache(lambda name: resolve(config, node.database, name))
-        facts = look(node.database, node.archive, [uid], config.rule, models).get(uid)
-        if facts is None:
-            raise NotFound(f"no study {uid}")
-        plan = make_plan(facts, config.rule, models, peers_of(config))
+        plan, facts = try_rules(config, node, arguments.uid)
     if arguments.json:
         output.data(shown.as_values(plan))
         return
@@ -190,38 +180,9 @@ def _replay(arguments: argparse.Namespace) -> None:
 
 
 def _release(arguments: argparse.Namespace) -> None:
-    from dicom_node.work.route import HELD
-    from storage import completion, index
-    from storage.errors import NotFound
-    from storage.jobs import JobQueue
+    from dicom_node.actions import release_study
 
     config = configuration(arguments)
-    with index_of(config) as database, database.begin() as connection:
-        found = index.find_uid(connection, arguments.uid)
-        study = index.study_record(connection, found[1]) if found else None
-        if study is None:
-            raise NotFound(f"no study, series or instance {arguments.uid}")
-        if not (study.flag or "").startswith(HELD):
-            why = f"it is flagged: {study.flag}; see: dicom-node study rerun" if study.flag else "no rule holds it"
-            raise CommandFailed(f"study {study.study_uid} is not held for review: {why}")
-        more = {"released": {"by": who(), "reason": arguments.reason}}
-        job = completion.route_again(
-            connection, JobQueue(database), study.study_uid, actor=who(), why=arguments.reason, now=clock.system(), more=more
-        )
-        if job is None:
-            raise CommandFailed(
-                f"study {study.study_uid} is receiving images, or is being routed at this moment: try again when it is complete"
-            )
-    nudge.ring(config.runtime_dir, "route")
-    output.line(f"study {study.study_uid} is released and routed by job {job}; see: dicom-node study show {study.study_uid}")
-
-
-def _study_of(database: Any, uid: str) -> str:
-    from storage import index
-    from storage.errors import NotFound
-
-    with database.read() as connection:
-        found = index.find_uid(connection, uid)
-    if found is None:
-        raise NotFound(f"no study, series or instance {uid}")
-    return found[1]
+    with index_of(config) as database:
+        study, job = release_study(config, database, arguments.uid, who=who(), why=arguments.reason, now=clock.system())
+    output.line(f"study {study} is released and routed by job {job}; see: dicom-node study show {study}")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from dicom_node import clock, nudge
+from dicom_node import clock
 from dicom_node.cli import output
 from dicom_node.cli.common import command, configuration, group, index_of, who, with_json, with_reason
 from dicom_node.cli.story import tell
-from dicom_node.errors import CommandFailed, UsageError
+from dicom_node.errors import UsageError
 
 
 def add(commands: Any) -> None:
@@ -77,16 +76,13 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from storage import index
-    from storage.errors import NotFound
+    from dicom_node.actions import study_of
     from storage.timeline import timeline
 
     with index_of(configuration(arguments)) as database:
         with database.read() as connection:
-            found = index.find_uid(connection, arguments.uid)
-        if found is None:
-            raise NotFound(f"no study, series or instance {arguments.uid}")
-        story = timeline(database, found[1])
+            study = study_of(connection, arguments.uid)
+        story = timeline(database, study)
     if arguments.json:
         output.data(story)
     else:
@@ -95,23 +91,11 @@ def _show(arguments: argparse.Namespace) -> None:
 
 
 def _rerun(arguments: argparse.Namespace) -> None:
-    from storage import completion, index
-    from storage.errors import NotFound
-    from storage.jobs import JobQueue
+    from dicom_node.actions import rerun_study
 
     config = configuration(arguments)
-    rules = [rule.name for rule in config.rule]
-    if arguments.rule is not None and arguments.rule not in rules:
-        raise UsageError(f"there is no rule '{arguments.rule}'; configured: {', '.join(rules) or 'none'}")
-    with index_of(config) as database, database.begin() as connection:
-        found = index.find_uid(connection, arguments.uid)
-        if found is None:
-            raise NotFound(f"no study, series or instance {arguments.uid}")
-        queue, again = JobQueue(database), {"salt": uuid.uuid4().hex, "by": who(), "reason": arguments.reason, "rule": arguments.rule}
-        job = completion.route_again(
-            connection, queue, found[1], actor=who(), why=arguments.reason, now=clock.system(), more={"again": again}
+    with index_of(config) as database:
+        study, job = rerun_study(
+            config, database, arguments.uid, rule=arguments.rule, who=who(), why=arguments.reason, now=clock.system()
         )
-        if job is None:
-            raise CommandFailed(f"study {found[1]} is not complete yet, or is being routed at this moment")
-    nudge.ring(config.runtime_dir, "route")
-    output.line(f"study {found[1]} is routed again by job {job}; see: dicom-node study show {found[1]}")
+    output.line(f"study {study} is routed again by job {job}; see: dicom-node study show {study}")

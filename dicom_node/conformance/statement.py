@@ -15,8 +15,9 @@ from dicom_node.conformance.sources import Registered
 from dicom_node.dimse import contexts
 from dicom_node.dimse.services import store
 from dicom_node.transcode import targets
-from dicom_node.web.authentication import OPEN_PATHS, RIGHT_OF_METHOD
+from dicom_node.web.authentication import OPEN_PATHS, right_of
 from dicom_node.web.dicomweb.stow_answer import OTHERS, TRANSFER_SYNTAX_NOT_SUPPORTED
+from dicom_node.web.openapi import end_of
 from storage.attributes import ATTRIBUTES, Level
 
 # By the name of a service's class: what it is called, and what it does.
@@ -67,6 +68,19 @@ RESOURCES: Final = {
     ("DELETE", "{study}"): "delete, not of the standard",
     ("DELETE", "{series}"): "delete, not of the standard",
     ("DELETE", "{instance}"): "delete, not of the standard",
+    ("GET", "api/studies"): "studies, latest received first",
+    ("GET", "api/studies/{study}"): "a study's story: received, complete, selected, run, delivered",
+    ("GET", "api/studies/{study}/plan"): "what the rules make of a study",
+    ("GET", "api/jobs"): "jobs, newest first",
+    ("GET", "api/jobs/{job}"): "a job and its history",
+    ("GET", "api/rules"): "the rules in use",
+    ("GET", "api/peers"): "peers, and how deliveries to them stand",
+    ("GET", "api/releases"): "releases of models and their states",
+    ("GET", "api/releases/{release}"): "all about a release",
+    ("POST", "api/studies/{study}/rerun"): "run a complete study's models once more",
+    ("POST", "api/studies/{study}/release"): "let a study go on that a rule holds",
+    ("POST", "api/jobs/{job}/retry"): "give a job a new set of attempts",
+    ("POST", "api/jobs/{job}/cancel"): "cancel a job",
     ("GET", "healthz"): "the process answers",
     ("GET", "readyz"): "index and archive can be used",
     ("GET", "metrics"): "Prometheus text",
@@ -198,13 +212,12 @@ def _addresses(route: Route) -> Iterable[Sequence[str]]:
     for method in sorted(route.methods or ()):
         if method == "HEAD":
             continue
-        right = "none" if route.path in OPEN_PATHS else RIGHT_OF_METHOD.get(method, "")
+        right = "none" if route.path in OPEN_PATHS else right_of(method, route.path)
         yield [method, route.path.replace(":path", ""), _what(method, route), right]
 
 
 def _what(method: str, route: Route) -> str:
-    end = "" if route.path == "/dicom-web" else route.path.rpartition("/")[2]
-    known = RESOURCES.get((method, end))
+    known = RESOURCES.get((method, end_of(route.path)))
     document: Any = getattr(route.endpoint, "__doc__", None)
     return known or (str(document).strip().partition("\n")[0] if document else "")
 

@@ -1,7 +1,8 @@
 """Who may ask what over HTTP: bearer tokens, the Host and Origin of a request, and the headers that every answer bears (RFC 6750).
 
-Where tokens are configured, a request needs one that has the right: ``read`` for GET, ``store`` for POST, ``delete`` for DELETE. Where none
-are, only a loopback address is listened on, and whoever reaches it may read and store; ``allow_anonymous`` lets everybody do so anywhere.
+Where tokens are configured, a request needs one that has the right: ``read`` for GET, ``store`` for POST, ``delete`` for DELETE, and
+``operate`` for what a person decides under /api. Where none are, only a loopback address is listened on, and whoever reaches it may do all
+that; ``allow_anonymous`` lets everybody read and store anywhere.
 A request without a token must name this node as its Host (a page from elsewhere whose name was made to lead here does not), and no page
 of another origin gets an answer unless ``allowed_origins`` names it.
 """
@@ -33,7 +34,8 @@ from storage.errors import IndexUnavailable
 
 log = structlog.get_logger()
 
-READ, STORE, DELETE = "read", "store", "delete"
+READ, STORE, DELETE, OPERATE = "read", "store", "delete", "operate"
+API: Final = "/api"
 RIGHT_OF_METHOD: Final[Mapping[str, str]] = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "POST": STORE, "PUT": STORE, "DELETE": DELETE}
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -80,8 +82,8 @@ class Authenticator:
     def __init__(self, settings: WebTable) -> None:
         self._tokens = [(_digest(token.token), Principal(token.name, frozenset(token.rights))) for token in settings.tokens]
         loopback = is_loopback(settings.host)
-        # Deleting needs somebody who can be named, or at least the machine itself.
-        rights = {READ, STORE, DELETE} if loopback and not self._tokens else {READ, STORE}
+        # Deleting and deciding need somebody who can be named, or at least the machine itself.
+        rights = {READ, STORE, DELETE, OPERATE} if loopback and not self._tokens else {READ, STORE}
         open_to_all = settings.allow_anonymous or (loopback and not self._tokens)
         self._anonymous = Principal(ANONYMOUS, frozenset(rights)) if open_to_all else None
         ours = (settings.host, socket.gethostname(), *settings.allowed_hosts)
@@ -138,6 +140,12 @@ def _digest(token: str) -> bytes:
 def _unauthorized(why: str, *, error: str = "") -> Refusal:
     challenge = 'Bearer realm="dicom-node"' + (f', error="{error}"' if error else "")
     return Refusal(401, why, {"WWW-Authenticate": challenge}, suspicious=bool(error))
+
+
+def right_of(method: str, path: str) -> str:
+    """What a request needs the right to."""
+    right = RIGHT_OF_METHOD.get(method, READ)
+    return OPERATE if path.startswith(f"{API}/") and right != READ else right
 
 
 def host_name(host: str) -> str:
@@ -198,7 +206,7 @@ class Gate:
             if found.suspicious:
                 await self._refusals.note(address, found.why)
             return _answer(found)
-        right = RIGHT_OF_METHOD.get(scope["method"], READ)
+        right = right_of(scope["method"], scope["path"])
         if not found.may(right):
             challenge = {"WWW-Authenticate": 'Bearer realm="dicom-node", error="insufficient_scope"'}
             return _answer(Refusal(403, f"'{found.name}' has not the right to {right}", challenge))

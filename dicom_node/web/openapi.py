@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 import dicom_node
 from dicom_node.node import Node
-from dicom_node.web.authentication import OPEN_PATHS
+from dicom_node.web.authentication import API, OPEN_PATHS
 from dicom_node.web.dicomweb.resources import PREFIX
 from dicom_node.web.openapi_parameters import ENTITY_HEADERS, PARAMETERS, RANGE_HEADERS, RENDERING, WADO_URI, searching
 from storage.attributes import Level
@@ -25,6 +25,7 @@ PATH: Final = f"{PREFIX}/openapi.json"
 JSON, DICOM_JSON, TEXT, HTML = "application/json", "application/dicom+json", "text/plain", "text/html"
 DICOM, DICOM_XML, MULTIPART, OCTETS = "application/dicom", "application/dicom+xml", "multipart/related", "application/octet-stream"
 JPEG, PNG, GIF, PDF = "image/jpeg", "image/png", "image/gif", "application/pdf"
+DESCRIPTION: Final = "DICOMweb (PS3.18), the node's own state, health and metrics."
 MODELS: Final = (DICOM_JSON, JSON)
 FRAMES: Final = (MULTIPART, OCTETS, "image/*", "video/*")
 
@@ -82,6 +83,16 @@ def _retrieve(*media_types: str, parameters: Sequence[str] = (), status: Sequenc
     return Operation(answers, (400, 404, 406, 410, 422, 503, *errors), (*parameters, *ENTITY_HEADERS), model=model)
 
 
+def _asked(*parameters: str, many: bool = False) -> Operation:
+    """Of the API: something that is shown."""
+    return Operation({200: (JSON,)}, (400, 404, 409, 503), parameters, model="Rows" if many else "State")
+
+
+def _decided(*parameters: str) -> Operation:
+    """Of the API: what a person decides."""
+    return Operation({200: (JSON,)}, (400, 404, 409, 503), ("why", *parameters), model="State")
+
+
 _STORE: Final = Operation(
     dict.fromkeys((200, 202, 409, 503), (DICOM_JSON, JSON, DICOM_XML)),
     (400, 406, 408, 413, 415, 503),
@@ -119,6 +130,19 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "metrics"): Operation({200: (TEXT,)}, (503,)),
     ("GET", "conformance"): Operation({200: (HTML,)}, ()),
     ("GET", "openapi.json"): Operation({200: (JSON,)}, ()),
+    ("GET", "api/studies"): _asked("match", "study_state", "limit", "offset", many=True),
+    ("GET", "api/studies/{study}"): _asked(),
+    ("GET", "api/studies/{study}/plan"): _asked(),
+    ("GET", "api/jobs"): _asked("job_state", "kind", "of_study", "limit", many=True),
+    ("GET", "api/jobs/{job}"): _asked(),
+    ("GET", "api/rules"): _asked(),
+    ("GET", "api/peers"): _asked(many=True),
+    ("GET", "api/releases"): _asked("name", many=True),
+    ("GET", "api/releases/{release}"): _asked(),
+    ("POST", "api/studies/{study}/rerun"): _decided("rule"),
+    ("POST", "api/studies/{study}/release"): _decided(),
+    ("POST", "api/jobs/{job}/retry"): _decided(),
+    ("POST", "api/jobs/{job}/cancel"): _decided(),
 }
 
 _ATTRIBUTE: Final = {
@@ -147,6 +171,8 @@ SCHEMAS: Final[Mapping[str, Any]] = {
         "additionalProperties": False,
     },
     "DataSets": {"type": "array", "items": {"$ref": "#/components/schemas/DataSet"}},
+    "State": {"type": "object", "description": "What the command of the same name prints with --json."},
+    "Rows": {"type": "array", "items": {"$ref": "#/components/schemas/State"}},
     "Status": {
         "type": "object",
         "required": ["status"],
@@ -181,7 +207,7 @@ def document(routes: Iterable[BaseRoute], *, with_token: bool) -> dict[str, Any]
                 paths.setdefault(path, {})[method.lower()] = _described(method, path)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "dicom-node", "version": dicom_node.__version__, "description": "DICOMweb (PS3.18), health and metrics."},
+        "info": {"title": "dicom-node", "version": dicom_node.__version__, "description": DESCRIPTION},
         "servers": [{"url": "/"}],
         "security": [{"token": []}] if with_token else [{}, {"token": []}],
         "paths": paths,
@@ -194,7 +220,9 @@ def document(routes: Iterable[BaseRoute], *, with_token: bool) -> dict[str, Any]
 
 
 def end_of(path: str) -> str:
-    """What of an address tells the operation: its last segment."""
+    """What of an address tells the operation: its last segment; of the API, where words mean something else, all of it."""
+    if path.startswith(f"{API}/"):
+        return path[1:]
     return "" if path == PREFIX else path.rpartition("/")[2]
 
 

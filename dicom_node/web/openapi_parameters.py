@@ -41,6 +41,8 @@ IN_PATH: Final[Mapping[str, Mapping[str, Any]]] = {
     "frames": _one(
         "frames", "path", "Numbers of frames, counted from 1", {"type": "string", "pattern": "^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$"}
     ),
+    "job": _one("job", "path", "Number of a job", _integer(1, 2**31)),
+    "release": _one("release", "path", "Name, NAME@VERSION or NAME@DIGEST", {"type": "string", "minLength": 1, "pattern": "^[^/\x00]+$"}),
     "path": _one(
         "path",
         "path",
@@ -48,6 +50,20 @@ IN_PATH: Final[Mapping[str, Mapping[str, Any]]] = {
         {"type": "string", "pattern": "^[0-9A-Fa-f]{8}(/[1-9][0-9]{0,5}/[0-9A-Fa-f]{8}){0,32}$"},
     ),
 }
+_API: Final = {
+    "match": {
+        **_one("match", "query", "KEYWORD=VALUE, in DICOM matching syntax", {"type": "array", "maxItems": 10}),
+        "style": "form",
+        "explode": True,
+    },
+    "study_state": _one("state", "query", "Of the study", {"enum": ["RECEIVING", "COMPLETE"]}),
+    "job_state": _one("state", "query", "Of the job", {"enum": ["SCHEDULED", "IN_PROGRESS", "COMPLETED", "CANCELED", "FAILED"]}),
+    "kind": _one("kind", "query", "Of the job", {"enum": ["route", "infer", "deliver", "commit"]}),
+    "of_study": _one("study", "query", "Study Instance UID", _TEXT),
+    "name": _one("name", "query", "Of the model", _TEXT),
+    "rule": _one("rule", "query", "By this rule only", _TEXT),
+}
+_API["match"]["schema"]["items"] = {"type": "string", "pattern": "^(PatientID|StudyDate|Modality|StudyDescription)=[A-Za-z0-9*-]*$"}
 _ACCEPT: Final = _one("accept", "query", "Media types, as in the header Accept", _ACCEPTED)
 _SEARCH: Final = {
     "limit": _one("limit", "query", "How many matches at most", _integer(0, MAX_NUMBER - 1)),
@@ -105,6 +121,7 @@ _RANGE_HEADERS: Final = {
 }
 _REASON_FORM: Final = {"type": "string", "maxLength": MAX_REASON, "pattern": r"^[^\x00-\x1f\x7f]*$"}
 _REASON: Final = _one("reason", "query", "Why, for the tombstone", _REASON_FORM)
+_WHY: Final = {**_one("reason", "query", "Why, for the audit trail", {**_REASON_FORM, "minLength": 1}), "required": True}
 
 # The attributes that have a column; others can be matched and returned too, under their keyword or tag.
 _MATCHING: Final = {
@@ -116,7 +133,9 @@ _MATCHING: Final = {
 PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
     **IN_PATH,
     "accept": _ACCEPT,
+    **_API,
     "reason": _REASON,
+    "why": _WHY,
     **_SEARCH,
     **_RENDERING,
     **_WADO_URI,

@@ -15,6 +15,7 @@ from dicom_node.conformance.document import Document, Section, Table, html, mark
 from dicom_node.conformance.sources import registered_by
 from dicom_node.conformance.statement import RESOURCES, SERVICES, statement
 from dicom_node.dimse.contexts import TRANSFER_SYNTAXES
+from dicom_node.web.openapi import end_of
 from storage.attributes import ATTRIBUTES
 from tests.webserver import configured, web_node
 
@@ -60,7 +61,7 @@ def test_what_a_configuration_adds_is_in_it(tmp_path: Path) -> None:
 def test_no_words_for_what_is_not_there(tmp_path: Path) -> None:
     with registered_by(configured(tmp_path, web="allow_delete = true")) as found:
         there = {
-            (method, "" if route.path == "/dicom-web" else route.path.rpartition("/")[2])
+            (method, end_of(route.path))
             for route in found.routes
             if isinstance(route, Route)
             for method in route.methods or ()

@@ -48,6 +48,8 @@ STORED = {
     "instance": str(IMAGES[0].SOPInstanceUID),
     "frames": "1",
     "path": "7FE00010",
+    "job": "1",
+    "release": "none",
 }
 ANOTHER = as_file(bright_series(1, PatientName="Secret^Name", PatientID="SECRET-ID")[0]).getvalue()
 FILES = st.sampled_from([ANOTHER, ANOTHER[:-20], ANOTHER[:200], b""]) | st.binary(max_size=400)

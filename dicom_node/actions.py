@@ -1,0 +1,119 @@
+"""What a person decides about studies and jobs: the same deed for the command line and for HTTP, with the same traces.
+
+Each takes effect in one transaction, leaves who and why in the audit trail or the job's history, and wakes the worker that has to act.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from dicom_node import nudge
+from dicom_node.errors import CommandFailed, UsageError
+from storage import commitments, completion, deliveries, index, runs
+from storage.errors import NotFound
+from storage.jobs import JobQueue
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from dicom_node.config import Config
+    from storage.database import Database
+
+
+def study_of(connection: Connection, uid: str) -> str:
+    """The study of a Study, Series or SOP Instance UID; NotFound where there is none."""
+    found = index.find_uid(connection, uid)
+    if found is None:
+        raise NotFound(f"no study, series or instance {uid}")
+    return found[1]
+
+
+def rerun_study(config: Config, database: Database, uid: str, *, rule: str | None, who: str, why: str, now: float) -> tuple[str, int]:
+    """Route a complete study once more, and run what its rules choose though the same input ran before.
+
+    Returns
+    -------
+    tuple[str, int]
+        Study Instance UID and the job that routes it.
+
+    Raises
+    ------
+    NotFound, UsageError, CommandFailed
+        There is no such study or rule; it is not complete, or is being routed at this moment.
+    """
+    rules = [each.name for each in config.rule]
+    if rule is not None and rule not in rules:
+        raise UsageError(f"there is no rule '{rule}'; configured: {', '.join(rules) or 'none'}")
+    with database.begin() as connection:
+        study = study_of(connection, uid)
+        again = {"salt": uuid.uuid4().hex, "by": who, "reason": why, "rule": rule}
+        job = completion.route_again(connection, JobQueue(database), study, actor=who, why=why, now=now, more={"again": again})
+        if job is None:
+            raise CommandFailed(f"study {study} is not complete yet, or is being routed at this moment")
+    nudge.ring(config.runtime_dir, "route")
+    return study, job
+
+
+def release_study(config: Config, database: Database, uid: str, *, who: str, why: str, now: float) -> tuple[str, int]:
+    """Let a study go on that a rule holds for review; what it returns and raises is that of `rerun_study`."""
+    from dicom_node.work.route import HELD
+
+    with database.begin() as connection:
+        study = index.study_record(connection, study_of(connection, uid))
+        if study is None:
+            raise NotFound(f"no study {uid}")
+        if not (study.flag or "").startswith(HELD):
+            reason = f"it is flagged: {study.flag}; see: dicom-node study rerun" if study.flag else "no rule holds it"
+            raise CommandFailed(f"study {study.study_uid} is not held for review: {reason}")
+        more = {"released": {"by": who, "reason": why}}
+        job = completion.route_again(connection, JobQueue(database), study.study_uid, actor=who, why=why, now=now, more=more)
+        if job is None:
+            raise CommandFailed(
+                f"study {study.study_uid} is receiving images, or is being routed at this moment: try again when it is complete"
+            )
+    nudge.ring(config.runtime_dir, "route")
+    return study.study_uid, job
+
+
+def retry_job(config: Config, database: Database, pk: int, *, who: str) -> None:
+    """Give a failed or canceled job a new set of attempts, and what it does a new state.
+
+    Raises
+    ------
+    NotFound, CommandFailed
+        There is none; it is neither failed nor canceled, a live job does the same, or its peer is not configured any more.
+    """
+    queue = JobQueue(database)
+    found = queue.get(pk)
+    if found.kind in ("deliver", "commit"):
+        _refuse_unserved(config, found.queue)
+    with database.begin() as connection:
+        if not queue.requeue(found.pk, f"by {who}", connection=connection):
+            raise CommandFailed(
+                f"job {found.pk} is {found.state}: only failed and canceled jobs are retried, and only where no live job does the same"
+            )
+        if found.kind == "infer":
+            runs.reopen_run(connection, int(found.payload["run_pk"]))
+        elif found.kind == "deliver":
+            deliveries.reopen_delivery(connection, int(found.payload["delivery_pk"]))
+        elif found.kind == "commit":
+            commitments.reopen(connection, int(found.payload["commitment_pk"]))
+    nudge.ring(config.runtime_dir, found.queue.replace(":", "-"))
+
+
+def cancel_job(database: Database, pk: int, *, who: str, why: str) -> None:
+    """Cancel a job that waits or runs; NotFound, or CommandFailed for one that has ended."""
+    queue = JobQueue(database)
+    found = queue.get(pk)
+    if not queue.cancel(found.pk, f"{why} ({who})", running=True):
+        raise CommandFailed(f"job {found.pk} is {found.state}: there is nothing to cancel")
+
+
+def _refuse_unserved(config: Config, queue: str) -> None:
+    delivering = {deliveries.queue_of(peer.name) for peer in config.destinations}
+    committing = {commitments.queue_of(peer.name) for peer in config.peer if peer.may_commit}
+    if queue not in delivering | committing:
+        kind, _, peer = queue.partition(":")
+        wanted = "host and port" if kind == "deliver" else "may_commit"
+        raise CommandFailed(f"peer '{peer}' is not configured any more: put its [[peer]] table with {wanted} back, then retry")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dicom_node import nudge
 from dicom_node.errors import CommandFailed, UsageError
-from storage import commitments, completion, deliveries, index, runs
+from storage import commitments, completion, deliveries, index, recalls, releases, runs
 from storage.errors import NotFound
 from storage.jobs import JobQueue
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from dicom_node.config import Config
     from storage.database import Database
+    from storage.records import ReleaseRecord
 
 
 def study_of(connection: Connection, uid: str) -> str:
@@ -29,8 +30,12 @@ def study_of(connection: Connection, uid: str) -> str:
     return found[1]
 
 
-def rerun_study(config: Config, database: Database, uid: str, *, rule: str | None, who: str, why: str, now: float) -> tuple[str, int]:
+def rerun_study(
+    config: Config, database: Database, uid: str, *, rule: str | None = None, release: str | None = None, who: str, why: str, now: float
+) -> tuple[str, int]:
     """Route a complete study once more, and run what its rules choose though the same input ran before.
+
+    With ``release`` only its model runs, by that release instead of the deployed one: one that is or was in use, and was not recalled.
 
     Returns
     -------
@@ -40,19 +45,32 @@ def rerun_study(config: Config, database: Database, uid: str, *, rule: str | Non
     Raises
     ------
     NotFound, UsageError, CommandFailed
-        There is no such study or rule; it is not complete, or is being routed at this moment.
+        There is no such study, rule or release, or the release may not be used; the study is not complete, or just being routed.
     """
     rules = [each.name for each in config.rule]
     if rule is not None and rule not in rules:
         raise UsageError(f"there is no rule '{rule}'; configured: {', '.join(rules) or 'none'}")
     with database.begin() as connection:
         study = study_of(connection, uid)
-        again = {"salt": uuid.uuid4().hex, "by": who, "reason": why, "rule": rule}
+        chosen = _usable(connection, release) if release else None
+        named = {"model": chosen.name, "release": chosen.digest} if chosen else {}
+        again = {"salt": uuid.uuid4().hex, "by": who, "reason": why, "rule": rule, **named}
         job = completion.route_again(connection, JobQueue(database), study, actor=who, why=why, now=now, more={"again": again})
         if job is None:
             raise CommandFailed(f"study {study} is not complete yet, or is being routed at this moment")
     nudge.ring(config.runtime_dir, "route")
     return study, job
+
+
+def _usable(connection: Connection, reference: str) -> ReleaseRecord:
+    """The release that a person means, where its results may go out."""
+    found = releases.find(connection, reference)
+    past = releases.events(connection, found.pk)
+    if not any(event.after == releases.State.DEPLOYED for event in past):
+        raise CommandFailed(f"{found.name} {found.version} was never deployed: its results go nowhere; see: dicom-node release deploy")
+    if recalls.is_recalled(connection, found.digest):
+        raise CommandFailed(f"{found.name} {found.version} was recalled: nothing is run with it any more")
+    return found
 
 
 def release_study(config: Config, database: Database, uid: str, *, who: str, why: str, now: float) -> tuple[str, int]:

@@ -29,6 +29,11 @@ def touched(connection: Connection, digest: str) -> list[RunRecord]:
     return [from_row(RunRecord, row) for row in connection.execute(select(run).where(run.c.release_digest == digest).order_by(run.c.pk))]
 
 
+def is_recalled(connection: Connection, digest: str) -> bool:
+    """Whether a run of a release was recalled."""
+    return connection.scalar(select(run.c.pk).where(run.c.release_digest == digest, run.c.recalled_at.is_not(None)).limit(1)) is not None
+
+
 def holders(connection: Connection, run_pk: int) -> list[str]:
     """The peers that accepted an object of a run, or are just being sent one."""
     accepted = select(delivery.c.peer).join(delivery_instance, delivery_instance.c.delivery_pk == delivery.c.pk)

@@ -42,6 +42,7 @@ def add(commands: Any) -> None:
     )
     rerun.add_argument("uid", metavar="UID", help="Study Instance UID; a series' or an instance's finds its study")
     rerun.add_argument("--rule", metavar="NAME", help="only by this rule (default: by all)")
+    rerun.add_argument("--release", metavar="NAME@VERSION", help="only this release's model, by it instead of the deployed one")
     with_reason(rerun)
     rerun.set_defaults(run=_rerun)
 
@@ -95,7 +96,6 @@ def _rerun(arguments: argparse.Namespace) -> None:
 
     config = configuration(arguments)
     with index_of(config) as database:
-        study, job = rerun_study(
-            config, database, arguments.uid, rule=arguments.rule, who=who(), why=arguments.reason, now=clock.system()
-        )
+        asked = {"rule": arguments.rule, "release": arguments.release, "who": who(), "why": arguments.reason}
+        study, job = rerun_study(config, database, arguments.uid, **asked, now=clock.system())
     output.line(f"study {study} is routed again by job {job}; see: dicom-node study show {study}")

@@ -69,6 +69,16 @@ def resolve(config: Config, database: Database | None, name: str) -> Resolution:
         return Resolution(name_of, None, shadows, str(error))
 
 
+def resolve_release(config: Config, database: Database, digest: str) -> Resolution:
+    """One release, whatever its state, as what its name means."""
+    with database.read() as connection:
+        release = releases.by_digest(connection, digest)
+    try:
+        return Resolution(release.name, Chosen(read_release(config.releases_root, digest), release))
+    except BundleInvalid as error:
+        return Resolution(release.name, None, problem=str(error))
+
+
 def bundle_of_run(config: Config, name: str, release_pk: int | None, digest: str) -> Bundle:
     """The bundle that a run was planned with.
 

@@ -139,7 +139,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "api/peers"): _asked(many=True),
     ("GET", "api/releases"): _asked("name", many=True),
     ("GET", "api/releases/{release}"): _asked(),
-    ("POST", "api/studies/{study}/rerun"): _decided("rule"),
+    ("POST", "api/studies/{study}/rerun"): _decided("rule", "of_release"),
     ("POST", "api/studies/{study}/release"): _decided(),
     ("POST", "api/jobs/{job}/retry"): _decided(),
     ("POST", "api/jobs/{job}/cancel"): _decided(),

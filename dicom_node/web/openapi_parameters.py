@@ -61,6 +61,7 @@ _API: Final = {
     "kind": _one("kind", "query", "Of the job", {"enum": ["route", "infer", "deliver", "commit"]}),
     "of_study": _one("study", "query", "Study Instance UID", _TEXT),
     "name": _one("name", "query", "Of the model", _TEXT),
+    "of_release": _one("release", "query", "Only its model, by this release", _TEXT),
     "rule": _one("rule", "query", "By this rule only", _TEXT),
 }
 _API["match"]["schema"]["items"] = {"type": "string", "pattern": "^(PatientID|StudyDate|Modality|StudyDescription)=[A-Za-z0-9*-]*$"}

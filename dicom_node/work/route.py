@@ -15,7 +15,7 @@ from dicom_node.clock import Clock
 from dicom_node.config import Config
 from dicom_node.config_rules import Rule
 from dicom_node.releases import shadow
-from dicom_node.releases.resolve import resolve
+from dicom_node.releases.resolve import Resolution, resolve, resolve_release
 from dicom_node.routing.late import Decision, Earlier, decide
 from dicom_node.routing.look import look
 from dicom_node.routing.plan import Onward, Outcome, Plan, make_plan, peers_of
@@ -38,12 +38,15 @@ HELD = "held for review"
 
 @dataclass(frozen=True)
 class Again:
-    """A person's word that a study runs once more though its input is the same. ``rule``: only by that one."""
+    """A person's word that a study runs once more though its input is the same. ``rule``: only by that one; ``release``: only
+    its model, by the release of that digest instead of the deployed one."""
 
     salt: str
     by: str
     reason: str
     rule: str | None = None
+    model: str | None = None
+    release: str | None = None
 
 
 class RouteHandler(NodeHandler):
@@ -99,14 +102,22 @@ class RouteHandler(NodeHandler):
 
     def _plan(self, study_uid: str, again: Again | None) -> Plan | None:
         rules = [rule for rule in self._rules() if again is None or again.rule in (None, rule.name)]
-        models = cache(lambda name: resolve(self._config, self._database, name))
+        models = cache(lambda name: self._resolve(name, again))
         facts = look(self._database, self._archive, [study_uid], rules, models).get(study_uid)
         if facts is None:
             return None
         plan = make_plan(facts, rules, models, peers_of(self._config))
         if again is not None:  # one more run; those that look on have had their turn
-            plan = replace(plan, outcomes=tuple(outcome for outcome in plan.outcomes if not outcome.shadow))
+            wanted = (outcome for outcome in plan.outcomes if not outcome.shadow and again.model in (None, outcome.name))
+            plan = replace(plan, outcomes=tuple(wanted))
         return plan
+
+    def _resolve(self, name: str, again: Again | None) -> Resolution:
+        """What a rule's word means now, or where a person named a release of it."""
+        found = resolve(self._config, self._database, name)
+        if again is None or again.release is None or found.name != again.model:
+            return found
+        return resolve_release(self._config, self._database, again.release)
 
     # --- writing
 

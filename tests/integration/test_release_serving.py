@@ -143,6 +143,29 @@ def test_a_shadow_that_fails_leaves_the_result_alone(tmp_path: Path) -> None:
             assert summarise(release_watch.shadow_runs(connection, broken.pk)).states == {"FAILED": 1}
 
 
+def test_a_study_is_rerun_by_an_earlier_release_but_by_none_that_may_not_be_used(tmp_path: Path) -> None:
+    versions = [version(tmp_path / "v", each) for each in "123"]
+    with running(settings(tmp_path / "node", more=rule())) as node:
+        first, second, third = (add(node, bundle) for bundle in versions)
+        deploy(node, first)
+        deploy(node, second)
+        uid = study(node, tmp_path)
+        asked = ["study", "rerun", uid, "--reason", "compare", "--release"]
+        done = command(node.node.config, *asked, "tiny@1")
+        assert done.returncode == 0, done.stderr
+        node.work()
+        newer, older = runs_of(node, uid)
+        assert (newer.release_digest, older.release_digest, older.predecessor_pk) == (second.digest, first.digest, newer.pk)
+        assert (older.state, older.shadow) == ("COMPLETED", False)
+        assert len(objects(node, uid)) == 4
+        never = command(node.node.config, *asked, third.digest)
+        assert (never.returncode, "was never deployed" in never.stderr) == (1, True)
+        assert command(node.node.config, "release", "recall", "tiny@1", "--reason", "bad").returncode == 0
+        recalled = command(node.node.config, *asked, "tiny@1")
+        assert (recalled.returncode, "was recalled" in recalled.stderr) == (1, True)
+        assert node.work() == 0
+
+
 def test_a_folder_counts_until_the_first_release_is_deployed(tmp_path: Path) -> None:
     folder = tmp_path / "node"
     in_folder = version(tmp_path / "v", "0", gate="")

@@ -92,9 +92,8 @@ class _Api:
         return shown.as_values(plan)
 
     def rerun(self, request: Request) -> Any:
-        study, job = actions.rerun_study(
-            self._in_use(), self._database, request.path_params["study"], rule=request.query_params.get("rule"), **_decided(request)
-        )
+        named: dict[str, Any] = {name: request.query_params.get(name) for name in ("rule", "release")}
+        study, job = actions.rerun_study(self._in_use(), self._database, request.path_params["study"], **named, **_decided(request))
         return {"study": study, "job": job}
 
     def release_study(self, request: Request) -> Any:

@@ -33,6 +33,7 @@ def check_all(config: Config) -> Iterator[Checked]:
     yield Checked("configuration", True, f"{len(config.peer)} peers, {len(config.rule)} rules")
     yield from _running_rules(config)
     yield from _storage(config)
+    yield _viewer(config)
     if config.dimse.tls is not None:
         yield _tls(config)
     for peer in config.peer:
@@ -42,6 +43,15 @@ def check_all(config: Config) -> Iterator[Checked]:
         yield _device(device)
     for name in dict.fromkeys(name for rule in config.rule for name in rule.run):
         yield _model(config, name)
+
+
+def _viewer(config: Config) -> Checked:
+    """Whether there is a viewer; a node without one is sound."""
+    from dicom_node.viewer import INSTALL
+    from dicom_node.viewer.installation import installed
+
+    found = installed(config)
+    return Checked("viewer", True, f"OHIF {found.version} at /viewer" if found else f"not installed; {INSTALL}")
 
 
 def _running_rules(config: Config) -> Iterator[Checked]:

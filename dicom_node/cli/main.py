@@ -30,6 +30,7 @@ COMMANDS = (
     "serving",
     "network",
     "peer",
+    "viewer",
     "study",
     "job",
     "rule",

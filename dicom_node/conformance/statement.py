@@ -15,7 +15,7 @@ from dicom_node.conformance.sources import Registered
 from dicom_node.dimse import contexts
 from dicom_node.dimse.services import store
 from dicom_node.transcode import targets
-from dicom_node.web.authentication import OPEN_PATHS, right_of
+from dicom_node.web.authentication import is_open, right_of
 from dicom_node.web.dicomweb.stow_answer import OTHERS, TRANSFER_SYNTAX_NOT_SUPPORTED
 from dicom_node.web.openapi import end_of
 from storage.attributes import ATTRIBUTES, Level
@@ -68,6 +68,8 @@ RESOURCES: Final = {
     ("DELETE", "{study}"): "delete, not of the standard",
     ("DELETE", "{series}"): "delete, not of the standard",
     ("DELETE", "{instance}"): "delete, not of the standard",
+    ("GET", "viewer"): "the viewer, where it is installed",
+    ("GET", "{file:path}"): "the viewer's files",
     ("GET", "api/studies"): "studies, latest received first",
     ("GET", "api/studies/{study}"): "a study's story: received, complete, selected, run, delivered",
     ("GET", "api/studies/{study}/plan"): "what the rules make of a study",
@@ -212,7 +214,7 @@ def _addresses(route: Route) -> Iterable[Sequence[str]]:
     for method in sorted(route.methods or ()):
         if method == "HEAD":
             continue
-        right = "none" if route.path in OPEN_PATHS else right_of(method, route.path)
+        right = "none" if is_open(route.path) else right_of(method, route.path)
         yield [method, route.path.replace(":path", ""), _what(method, route), right]
 
 

@@ -4,6 +4,7 @@
 /readyz      index and archive can be used; 503 with the reason otherwise
 /metrics     Prometheus text; no patient identity; for who may read
 /api         studies, jobs, rules, peers and releases as JSON, and what a person decides about them
+/viewer      the viewer, where it is installed
 /dicom-web   search, retrieve and store (PS3.18); /wado for older viewers; all of it described in openapi.json
 """
 
@@ -26,7 +27,7 @@ from starlette.routing import Route
 from dicom_node.errors import ConfigurationError
 from dicom_node.node import Node
 from dicom_node.transcode import ChildrenBusy, Transcoder
-from dicom_node.web import conformance, openapi
+from dicom_node.web import conformance, openapi, viewer
 from dicom_node.web.api.routes import routes as api_routes
 from dicom_node.web.authentication import Gate
 from dicom_node.web.dicomweb import delete, stow, wado_uri
@@ -63,7 +64,7 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
     transcoder = transcoder or Transcoder(wait=PLACE_WAIT)
     retrieve = [*dicomweb_routes(node, transcoder), *wado_uri.routes(node, transcoder)]
     described = [openapi.route(node), conformance.route(node)]
-    routes = [*health, *retrieve, *stow.routes(uploads), *delete.routes(node), *api_routes(node), *described]
+    routes = [*health, *retrieve, *stow.routes(uploads), *delete.routes(node), *api_routes(node), *viewer.routes(node), *described]
     crowd = Middleware(Crowd, most=node.config.web.max_connections)
     gate = Middleware(Gate, settings=node.config.web, database=node.database)
     handlers = {**dict.fromkeys((WebError, ChildrenBusy, HTTPException, StorageError), refused), Exception: failed}

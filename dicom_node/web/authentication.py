@@ -15,7 +15,7 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,6 +36,7 @@ log = structlog.get_logger()
 
 READ, STORE, DELETE, OPERATE = "read", "store", "delete", "operate"
 API: Final = "/api"
+VIEWER: Final = "/viewer"
 RIGHT_OF_METHOD: Final[Mapping[str, str]] = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "POST": STORE, "PUT": STORE, "DELETE": DELETE}
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -148,6 +149,11 @@ def right_of(method: str, path: str) -> str:
     return OPERATE if path.startswith(f"{API}/") and right != READ else right
 
 
+def is_open(path: str) -> bool:
+    """Whether an address is for everybody: health, and the viewer's files, in which no patient's data are."""
+    return path in OPEN_PATHS or path == VIEWER or path.startswith(f"{VIEWER}/")
+
+
 def host_name(host: str) -> str:
     """The name in a Host header, without port and brackets, in lower case."""
     host = host.strip().lower()
@@ -172,11 +178,10 @@ class Gate:
     What is let through finds its `Principal` as ``request.state.principal``.
     """
 
-    def __init__(self, app: ASGIApp, settings: WebTable, database: Database, *, open_paths: Collection[str] = OPEN_PATHS) -> None:
+    def __init__(self, app: ASGIApp, settings: WebTable, database: Database) -> None:
         self._app = app
         self._authenticator = Authenticator(settings)
         self._refusals = RefusalTrail(database)
-        self._open = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -191,7 +196,7 @@ class Gate:
                 _complete(MutableHeaders(scope=message), allowed_origin)
             await send(message)
 
-        answer = None if scope["path"] in self._open else await self._refuse(scope, headers)
+        answer = None if is_open(scope["path"]) else await self._refuse(scope, headers)
         await (answer or self._app)(scope, receive, send_with_headers)
 
     async def _refuse(self, scope: Scope, headers: Headers) -> Response | None:

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 import dicom_node
 from dicom_node.node import Node
-from dicom_node.web.authentication import API, OPEN_PATHS
+from dicom_node.web.authentication import API, is_open
 from dicom_node.web.dicomweb.resources import PREFIX
 from dicom_node.web.openapi_parameters import ENTITY_HEADERS, PARAMETERS, RANGE_HEADERS, RENDERING, WADO_URI, searching
 from storage.attributes import Level
@@ -35,6 +35,7 @@ MEANINGS: Final[Mapping[int, str]] = {
     204: "Nothing to send",
     206: "A part: the range that was asked for, or what of it is not damaged",
     304: "The client has it already",
+    308: "The address ends with a slash",
     400: "The address, a parameter or the body is not what it should be",
     401: "A token is needed, or this one is not known",
     403: "The token has not the right, or the page's origin may not ask",
@@ -130,6 +131,8 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "metrics"): Operation({200: (TEXT,)}, (503,)),
     ("GET", "conformance"): Operation({200: (HTML,)}, ()),
     ("GET", "openapi.json"): Operation({200: (JSON,)}, ()),
+    ("GET", "viewer"): Operation({200: (HTML,), 308: ()}, (404,)),
+    ("GET", "{file}"): Operation({200: ("*/*",), 206: ("*/*",)}, (404, 416)),
     ("GET", "api/studies"): _asked("match", "study_state", "limit", "offset", many=True),
     ("GET", "api/studies/{study}"): _asked(),
     ("GET", "api/studies/{study}/plan"): _asked(),
@@ -229,15 +232,15 @@ def end_of(path: str) -> str:
 def _described(method: str, path: str) -> dict[str, Any]:
     from dicom_node.conformance.statement import RESOURCES
 
-    operation, is_open = OPERATIONS[method, end_of(path)], path in OPEN_PATHS
+    operation, to_all = OPERATIONS[method, end_of(path)], is_open(path)
     names = [*(part[1:-1] for part in path.split("/") if part.startswith("{")), *operation.parameters]
     described: dict[str, Any] = {
-        "summary": RESOURCES[method, end_of(path).replace("{path}", "{path:path}")],
+        "summary": RESOURCES[method, end_of(path).replace("{path}", "{path:path}").replace("{file}", "{file:path}")],
         "operationId": f"{method} {path}",
         "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in names],
-        "responses": _responses(operation, () if is_open else GATE),
+        "responses": _responses(operation, () if to_all else GATE),
     }
-    if is_open:
+    if to_all:
         described["security"] = []
     if operation.body:
         described["requestBody"] = {"required": True, "content": {media_type: {} for media_type in operation.body}}

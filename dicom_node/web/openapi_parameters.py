@@ -43,6 +43,7 @@ IN_PATH: Final[Mapping[str, Mapping[str, Any]]] = {
     ),
     "job": _one("job", "path", "Number of a job", _integer(1, 2**31)),
     "release": _one("release", "path", "Name, NAME@VERSION or NAME@DIGEST", {"type": "string", "minLength": 1, "pattern": "^[^/\x00]+$"}),
+    "file": _one("file", "path", "Of the viewer", {"type": "string", "pattern": "^[a-z][a-z0-9.-]*$"}),
     "path": _one(
         "path",
         "path",

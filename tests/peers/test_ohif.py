@@ -1,27 +1,29 @@
-"""A radiology viewer as its makers built it, pointed at the node by its DICOMweb address alone: list, series, segmentation."""
+"""The viewer as a new user gets it: one command installs it, and the node's own address shows list, series and segmentation."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sqlalchemy import select
 
+from dicom_node.viewer import VERSION
+from dicom_node.viewer.tarball import fetch
 from storage.schema import series as table
 from tests.imaging import series
-from tests.node import rule, running, send, settings, uid_of
-from tests.npm import package
-from tests.peers.ohif.site import Site
+from tests.node import command, rule, running, send, settings, uid_of
+from tests.npm import CACHE, package
 from tests.tiny_bundle import tiny_bundle
-from tests.webserver import configured, serving
+from tests.webserver import serving
 
 pytestmark = [pytest.mark.peer("chromium"), pytest.mark.peer("node"), pytest.mark.peer("npm")]
 
-OHIF = ("@ohif/app", "3.13.2", "WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA==")
 PLAYWRIGHT = ("playwright-core", "1.64.1", "BC4s8y6SEVA6Q1rSxZTto8hI1KUI3xXlHGZgvGqP4IqPdI/a6FX9H29IDNz7vKo9l21b6LfYosScPL6M3xxyDQ==")
 DRIVER = Path(__file__).parent / "ohif" / "drive.mjs"
 SCREENSHOTS = Path(__file__).resolve().parents[2] / "build" / "screenshots"
@@ -36,22 +38,35 @@ def head() -> np.ndarray:
     return values
 
 
-def test_a_viewer_shows_list_series_and_segmentation(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def package_file() -> Path:
+    """The viewer's package, fetched by npm once."""
+    found = CACHE / f"viewer-{VERSION}.tgz"
+    if not found.is_file():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+            fetch(Path(temporary)).replace(found)
+    return found
+
+
+def test_the_installed_viewer_shows_list_series_and_segmentation(tmp_path: Path, package_file: Path) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     tiny_bundle(tmp_path / "bundles")
-    site = Site(package(*OHIF) / "dist")
-    with site.running():
-        images = series(head(), SeriesDescription="T1", PatientName="VIEWER^TEST", PatientID="V1")
-        with running(settings(tmp_path, more=rule())) as node:
-            assert set(send(node, images, tmp_path / "out")) == {0}
-            node.work()
-            with node.node.database.read() as connection:
-                segmentation = str(connection.scalar(select(table.c.series_uid).where(table.c.modality == "SEG")))
-        with serving(configured(tmp_path, web=f'allowed_origins = ["{site.url}"]', more=rule())) as web:
-            site.point_at(web.url)
-            seen = drive(site.url, uid_of(images), segmentation)
+    images = series(head(), SeriesDescription="T1", PatientName="VIEWER^TEST", PatientID="V1")
+    config = settings(tmp_path, more=rule())
+    with running(config) as node:
+        assert set(send(node, images, tmp_path / "out")) == {0}
+        node.work()
+        with node.node.database.read() as connection:
+            segmentation = str(connection.scalar(select(table.c.series_uid).where(table.c.modality == "SEG")))
+    with serving(config) as web:
+        site = f"http://127.0.0.1:{web.port}/viewer"
+        assert "dicom-node viewer install" in web.client.get(f"{site}/").json()["error"]
+        done = command(config, "viewer", "install", "--from", str(package_file))
+        assert (done.returncode, "/viewer/" in done.stdout) == (0, True), done.stderr
+        seen = drive(site, uid_of(images), segmentation)
     assert "error" not in seen, seen
-    assert seen["failed"] == []
+    assert (seen["failed"], seen["blocked"], seen["foreign"]) == ([], [], [])
     assert all(status in (200, 204, 206, 304) for found in seen["statuses"].values() for status in found), seen["statuses"]
     assert seen["list"]
     assert seen["overlay"]
@@ -59,11 +74,11 @@ def test_a_viewer_shows_list_series_and_segmentation(tmp_path: Path) -> None:
     assert len(shown["segments"]) == 1
 
 
-def drive(site: str, study: str, segmentation: str) -> dict[str, object]:
+def drive(site: str, study: str, segmentation: str) -> dict[str, Any]:
     node = shutil.which("node")
     assert node is not None
     command = [node, str(DRIVER), str(package(*PLAYWRIGHT)), site, study, segmentation, str(SCREENSHOTS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    answer: dict[str, object] = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(done.stdout)
     return answer

@@ -17,11 +17,18 @@ const browser = await chromium.launchPersistentContext(profile, {
     '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
   ],
 });
-const seen = { failed: [], statuses: {} };
+const seen = { failed: [], statuses: {}, blocked: [], foreign: [], seconds: {} };
+const origin = new URL(site).origin;
 try {
   await browser.addInitScript(() => localStorage.setItem('shownTours', '["basicViewerTour"]'));
   const page = browser.pages()[0] ?? (await browser.newPage());
   page.setDefaultTimeout(150000);
+  page.on('console', message => {
+    if (message.text().includes('Content Security Policy')) seen.blocked.push(message.text().slice(0, 300));
+  });
+  page.on('request', request => {
+    if (/^(https?|wss?):/.test(request.url()) && new URL(request.url()).origin !== origin) seen.foreign.push(request.url());
+  });
   page.on('response', answer => {
     if (!answer.url().includes('/dicom-web')) return;
     const path = new URL(answer.url()).pathname.replace(/[0-9]+(\.[0-9]+)+/g, 'UID');
@@ -38,9 +45,11 @@ try {
   seen.list = true;
   await page.screenshot({ path: join(folder, 'ohif-study-list.png') });
 
+  const began = Date.now();
   const wanted = `${site}/viewer?StudyInstanceUIDs=${study}&initialSeriesInstanceUID=${segmentation}`;
   await page.goto(wanted);
   await page.waitForFunction(() => document.querySelectorAll('canvas').length > 0);
+  seen.seconds.canvas = (Date.now() - began) / 1000;
   const prompt = page.getByRole('button', { name: /^(yes|load|confirm)$/i }).first();
   const loaded = page.waitForFunction(() => (window.services?.segmentationService?.getSegmentations?.() ?? []).length > 0);
   await Promise.race([loaded, prompt.waitFor().then(() => prompt.click()).catch(() => {})]);
@@ -73,6 +82,7 @@ try {
     }
     return false;
   });
+  seen.seconds.overlay = (Date.now() - began) / 1000;
   seen.overlay = true;
   await page.screenshot({ path: join(folder, 'ohif-segmentation.png') });
 } catch (error) {

@@ -1,0 +1,81 @@
+"""Where the viewer lies, whether it is whole, and how it gets there: all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.config import Config
+from dicom_node.errors import CommandFailed
+from dicom_node.viewer import SHA512, VERSION, tarball
+from dicom_node.viewer.build import DESCRIPTION, build
+
+
+@dataclass(frozen=True)
+class Installation:
+    """An installed viewer. ``scripts``: the digests of its start page's own scripts, for the policy that it is served with."""
+
+    folder: Path
+    version: str
+    scripts: tuple[str, ...]
+
+
+def root_of(config: Config) -> Path:
+    """The folder that holds the viewer."""
+    return config.node.data_dir / "viewer"
+
+
+def installed(config: Config) -> Installation | None:
+    """The viewer of the version that this node is made for; None where it is not there, or not whole."""
+    folder = root_of(config) / VERSION
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        if described["sha512"] != SHA512:
+            return None
+        return Installation(folder, described["version"], tuple(described["scripts"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def install(config: Config, given: Path | None = None) -> Installation:
+    """Install the viewer, from a tarball or by npm; what is there of another version goes once the new one is in its place.
+
+    Raises
+    ------
+    CommandFailed
+        It cannot be fetched, is not the package that it should be, or cannot be written; what was there stays.
+    """
+    root = root_of(config)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".new-") as temporary:
+            package = given or tarball.fetch(Path(temporary))
+            tarball.verify(package)
+            made = Path(temporary) / "viewer"
+            made.mkdir()
+            build(package, made)
+            _put(made, root / VERSION)
+    except OSError as error:
+        raise CommandFailed(f"the viewer cannot be written to {root}: {error.strerror or error}") from None
+    for other in root.iterdir():
+        if other.name != VERSION:
+            shutil.rmtree(other, ignore_errors=True)
+    found = installed(config)
+    assert found is not None
+    return found
+
+
+def _put(made: Path, place: Path) -> None:
+    if place.exists():
+        place.replace(made.parent / "before")  # goes with the temporary folder
+    made.replace(place)
+
+
+def remove(config: Config) -> bool:
+    """Remove the viewer; whether there was one."""
+    there = root_of(config).is_dir()
+    shutil.rmtree(root_of(config), ignore_errors=True)
+    return there

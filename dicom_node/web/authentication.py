@@ -261,4 +261,3 @@ class RefusalTrail:
                 audit.record(connection, "token.refused", actor=address, detail={"why": why, "count": count})
         except IndexUnavailable as error:
             log.warning("web.refusal_not_recorded", why=str(error))
-

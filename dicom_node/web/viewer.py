@@ -6,6 +6,7 @@ Its files carry no patient's data and are given to everybody; what it asks for a
 from __future__ import annotations
 
 import mimetypes
+import os
 from pathlib import Path
 from typing import Final
 
@@ -63,16 +64,21 @@ def _file(request: Request, found: Installation, name: str) -> Response:
     media_type = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
     packed = path.with_name(f"{path.name}.gz")
     if "gzip" in request.headers.get("accept-encoding", "") and packed.is_file():
-        return FileResponse(packed, media_type=media_type, headers={**headers, "Content-Encoding": "gzip"})
-    return FileResponse(path, media_type=media_type, headers=headers)
+        path, headers = packed, {**headers, "Content-Encoding": "gzip"}
+    answer = FileResponse(path, media_type=media_type, headers=headers, stat_result=os.stat(path))
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    if answer.headers["etag"] in known:
+        return Response(status_code=304, headers={**headers, "ETag": answer.headers["etag"]})
+    return answer
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The path of a name that stays in the folder."""
+    """The path of a name that stays in the folder; of no link that leads out of it."""
     parts = name.split("/")
     if not name or "\0" in name or "\\" in name or any(part in ("", ".", "..") or part.startswith(".") for part in parts):
         return None
-    return folder.joinpath(*parts)
+    path = folder.joinpath(*parts)
+    return path if path.resolve().is_relative_to(folder.resolve()) else None
 
 
 def _keeping(path: Path) -> str:

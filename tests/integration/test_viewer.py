@@ -82,6 +82,8 @@ def test_it_is_served_from_its_own_origin_at_once(tmp_path: Path, package: Path)
         assert bundle.text.startswith('__webpack_require__.p = "/viewer/"')
         assert (bundle.headers["content-encoding"], bundle.headers["content-type"]) == ("gzip", "text/javascript; charset=utf-8")
         assert "immutable" in bundle.headers["cache-control"]
+        assert web.client.get(f"{url}/{BUNDLE}", headers={"If-None-Match": f'"other", W/{bundle.headers["etag"]}'}).status_code == 304
+        assert web.client.get(f"{url}/{BUNDLE}", headers={"If-None-Match": '"other"'}).status_code == 200
         plain = web.client.get(f"{url}/{BUNDLE}", headers={"Accept-Encoding": "identity"})
         assert ("content-encoding" in plain.headers, plain.text) == (False, bundle.text)
         assert web.client.get(f"{url}/app.css").text == "src: url(/viewer/font.woff2)"
@@ -90,7 +92,11 @@ def test_it_is_served_from_its_own_origin_at_once(tmp_path: Path, package: Path)
             False,
             "/dicom-web",
         )
+        found = installed(config)
+        assert found is not None
+        (found.folder / "leads-out.js").symlink_to(package)
         for name in (
+            "leads-out.js",
             "ort/model.wasm",
             "link.js",
             "outside.js",
@@ -151,3 +157,15 @@ def test_the_commands_say_what_is_there_and_what_is_missing(tmp_path: Path, monk
     monkeypatch.setenv("PATH", str(tmp_path))
     without = command(config, "viewer", "install")
     assert (without.returncode, "npm is not installed: fetch the package elsewhere" in without.stderr) == (1, True)
+
+
+@pytest.mark.peer("npm")
+def test_what_npm_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:1")
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
+    config = settings(tmp_path / "node")
+    done = command(config, "viewer", "install")
+    assert done.returncode == 1
+    assert "npm could not fetch @ohif/app@3.13.2: " in done.stderr
+    assert "ECONNREFUSED" in done.stderr
+    assert list(root_of(config).iterdir()) == []

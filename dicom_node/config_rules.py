@@ -60,13 +60,34 @@ class Window(Table):
         return self
 
 
+class Deidentify(Table):
+    """How copies without identity are made (PS3.15 Annex E, Basic Profile). ``keep``: options of the profile: sex, age and the like; dates,
+    all of a patient moved by the same number of days; station and serial number. ``burned_in``: whether images go that say, or where it is
+    likely do not deny, that text is burned into their pixels."""
+
+    keep: tuple[Literal["patient", "shift", "device"], ...] = ()
+    burned_in: Literal["refuse", "send"] = "refuse"
+
+
+def _profile(value: Any) -> Any:
+    """``true`` for the profile as it is."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
 class Forward(Table):
     """Where originals go: to each of ``to``, those series of the rule that match ``series``. ``transfer_syntax``: changed to it without
-    loss where that can be done and the peer takes it; else as they were stored."""
+    loss where that can be done and the peer takes it; else as they were stored. ``deidentify``: copies without identity go instead."""
 
     to: Annotated[tuple[Name, ...], Field(min_length=1)]
     series: Matching = {}
     transfer_syntax: Syntax | None = None
+    deidentify: Annotated[Deidentify | None, BeforeValidator(_profile)] = None
+
+    @model_validator(mode="after")
+    def _uncompressed(self) -> Forward:
+        if self.deidentify is not None and self.transfer_syntax is not None:
+            raise ValueError("what is de-identified goes uncompressed: leave transfer_syntax out")
+        return self
 
 
 class Select(Table):
@@ -166,4 +187,16 @@ def contradictions(rules: Sequence[Rule], peers: Mapping[str, Reachable]) -> lis
                 problems.append(f"rule '{rule.name}' {verb} to '{name}', and there is no [[peer]] of that name{hint}")
             elif peers[name].host is None:
                 problems.append(f"rule '{rule.name}' {verb} to '{name}', whose [[peer]] has no host and port")
+    return problems + _identities(rules)
+
+
+def _identities(rules: Sequence[Rule]) -> list[str]:
+    """A peer that is not to learn who somebody is, and is told by another rule, could put both together."""
+    without = {name: rule.name for rule in rules for forward in rule.forward if forward.deidentify for name in forward.to}
+    problems = []
+    for rule in rules:
+        told = {name for forward in rule.forward if not forward.deidentify for name in forward.to}
+        for name in sorted((told | set(rule.deliver)) & set(without)):
+            whose = f"rule '{without[name]}' de-identifies what it forwards to '{name}'"
+            problems.append(f"{whose}, and rule '{rule.name}' sends there with identity: a peer gets one or the other")
     return problems

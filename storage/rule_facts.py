@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from storage.copies import copies_in
 from storage.index import INSTANCE_COLUMNS, PATIENT_COLUMNS, RULE_COLUMNS
 from storage.schema import audit, delivery, delivery_instance, instance, patient, run, series, study
 
@@ -27,12 +28,14 @@ INDEXED = frozenset({*RULE_COLUMNS, *PATIENT_COLUMNS, *OF_INSTANCES, COUNT})
 
 @dataclass(frozen=True)
 class SeriesFacts:
-    """A series with received instances. ``attributes``: by keyword; ``sources``, ``called``: instances by calling, called AE title."""
+    """A series with received instances. ``attributes``: by keyword; ``sources``, ``called``: instances by calling, called AE title;
+    ``copies``: how many are copies that this node made."""
 
     series_uid: str
     attributes: Mapping[str, Any]
     sources: Mapping[str, int] = field(default_factory=dict)
     called: Mapping[str, int] = field(default_factory=dict)
+    copies: int = 0
 
     @property
     def instances(self) -> int:
@@ -68,13 +71,14 @@ def _series(connection: Connection, study_pks: Sequence[int]) -> Iterator[tuple[
     query = select(series.c.pk.label("_pk"), series.c.study_pk.label("_study"), *(each.label(keyword) for keyword, each in columns.items()))
     query = query.join(study, study.c.pk == series.c.study_pk).join(patient, patient.c.pk == study.c.patient_pk)
     received = _received(connection, study_pks)
+    copies = copies_in(connection, study_pks)
     for row in connection.execute(query.where(series.c.study_pk.in_(list(study_pks))).order_by(series.c.pk)):
         values = dict(row._mapping)
         pk, study_pk = values.pop("_pk"), values.pop("_study")
         if pk in received:
             distinct, sources, called = received[pk]
             attributes = {**values, **distinct, COUNT: sum(sources.values())}
-            yield study_pk, SeriesFacts(values["SeriesInstanceUID"], attributes, sources, called)
+            yield study_pk, SeriesFacts(values["SeriesInstanceUID"], attributes, sources, called, copies.get(pk, 0))
 
 
 _Counts = dict[str, int]

@@ -1,4 +1,4 @@
-"""One data set after the Basic Application Level Confidentiality Profile (PS3.15 Annex E), for training.
+"""One data set after the Basic Application Level Confidentiality Profile (PS3.15 Annex E), for training and for forwarding.
 
 Where the table leaves a choice (X/Z, X/D, ...), what stays valid in any IOD is taken: a dummy before an empty value before
 removal; sequences are emptied or removed. What the table does not list goes too where it could speak of a person: private attributes,
@@ -73,10 +73,13 @@ class Pseudonyms:
 
 @dataclass(frozen=True)
 class Deidentifier:
-    """De-identifies data sets of one export."""
+    """De-identifies the data sets of one export, or for one peer. ``by`` stands in the De-identification Method; with ``burned_in`` images
+    pass that have, or may have, text burned into their pixels."""
 
     pseudonyms: Pseudonyms
     options: frozenset[Option] = frozenset()
+    by: str = "data export"
+    burned_in: bool = False
 
     def __call__(self, original: Dataset) -> Dataset:
         """A new data set without identity, ready to be written; ``original`` is decompressed, else unchanged.
@@ -88,7 +91,7 @@ class Deidentifier:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
-            _refuse_pixels(original)
+            _refuse_pixels(original, burned_in_too=self.burned_in)
             cleaned = self._cleaned(original, subject_of(original))
             cleaned.PatientName = cleaned.PatientID = self.subject(original)
             self._declare(cleaned)
@@ -159,7 +162,7 @@ class Deidentifier:
         """What PS3.15 E.1.1 asks of the result, and its own file meta."""
         dataset.SpecificCharacterSet = "ISO_IR 192"
         dataset.PatientIdentityRemoved = "YES"
-        dataset.DeidentificationMethod = "dicom-node data export, PS3.15 2024b"
+        dataset.DeidentificationMethod = f"dicom-node {self.by}, PS3.15 2024b"
         codes = []
         for option in (None, *sorted(self.options)):
             item = Dataset()
@@ -189,7 +192,7 @@ def burned_in(dataset: Dataset) -> str:
     return {"YES": "yes", "NO": "no"}.get(stated, "not stated")
 
 
-def _refuse_pixels(dataset: Dataset) -> None:
+def _refuse_pixels(dataset: Dataset, *, burned_in_too: bool) -> None:
     for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         if not dataset.get(keyword):
             raise Refused(f"it has no {keyword}")
@@ -197,6 +200,8 @@ def _refuse_pixels(dataset: Dataset) -> None:
         check_size(dataset, 1, MAX_BYTES)
     except GeometryRefused as error:
         raise Refused(error.sentence) from None
+    if burned_in_too:
+        return
     stated, modality = burned_in(dataset), str(dataset.get("Modality") or "")
     if stated == "yes":
         raise Refused("it says that text is burned into its pixels (Burned In Annotation)")

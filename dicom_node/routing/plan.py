@@ -10,7 +10,8 @@ Order and conflicts
   highest of them is added to that of all work.
 - A model that two rules run on the same series with the same release runs once, and its results go to the destinations of both.
 - An instance goes to a peer once: where two rules forward it there, the first says in which transfer syntax.
-- Nothing is forwarded to the AE title that it came from; what this node made itself is a result, never an original.
+- Nothing is forwarded to the AE title that it came from; what this node made itself is a result, never an original; a copy without
+  identity that this node made and that came back is out of all rules.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dicom_node.config import Config, Peer
-from dicom_node.config_rules import Forward, Rule
+from dicom_node.config_rules import Deidentify, Forward, Rule
 from dicom_node.releases.resolve import Chosen, Resolution
 from dicom_node.routing.narrow import left_out
 from dicom_node.routing.rules import keeps_out, out_of_time, why_not
@@ -27,6 +28,7 @@ from dicom_node.routing.selection import Choice, Selection, SeriesNeeds, select_
 from storage.rule_facts import INDEXED, SeriesFacts, StudyFacts
 
 Models = Callable[[str], Resolution]
+COPY = "refused: it has copies without identity that this node made and sent out itself"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,12 @@ class Onward:
     priority: int
     choices: tuple[Choice, ...]
     instances: int
+    deidentify: Deidentify | None = None
+
+    @property
+    def how(self) -> str:
+        """What is changed on the way, in words; empty where nothing is."""
+        return " without identity" if self.deidentify else f" as {self.transfer_syntax}" if self.transfer_syntax else ""
 
     @property
     def series_uids(self) -> tuple[str, ...]:
@@ -202,7 +210,7 @@ def _outside(rule: Rule, study: StudyFacts) -> dict[str, str | None]:
     late = out_of_time(rule, study.at)
     if late is not None:
         return dict.fromkeys(study.series, late)
-    found = {uid: keeps_out(rule, each) for uid, each in study.series.items()}
+    found = {uid: COPY if each.copies else keeps_out(rule, each) for uid, each in study.series.items()}
     if rule.select is not None:
         return {uid: left_out(rule.select, study.series[uid].attributes) if reason is None else reason for uid, reason in found.items()}
     return found
@@ -248,7 +256,8 @@ def _forwards(study: StudyFacts, spoken: Sequence[Spoken], urgency: int, peers: 
                 chosen = [study.series[choice.series_uid] for choice in choices if choice.chosen]
                 taken.update({(name, series.series_uid): rule.name for series in chosen})
                 count = sum(series.instances - series.sources.get(peer.ae_title, 0) for series in chosen)
-                found.append(Onward(rule.name, name, peer.ae_title, forward.transfer_syntax, rule.priority + urgency, choices, count))
+                syntax, priority = forward.transfer_syntax, rule.priority + urgency
+                found.append(Onward(rule.name, name, peer.ae_title, syntax, priority, choices, count, forward.deidentify))
     return tuple(found)
 
 

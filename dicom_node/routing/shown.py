@@ -37,7 +37,7 @@ def _rule(plan: Plan, spoken: Spoken, study: StudyFacts) -> Iterator[str]:
             yield f"    {'CHOSEN' if choice.chosen else 'not chosen'} {title(study, choice.series_uid)}: {choice.reason}"
     for forward in plan.forwards:
         if forward.rule == rule.name:
-            yield f"  forward to {forward.peer}{f' as {forward.transfer_syntax}' if forward.transfer_syntax else ''}"
+            yield f"  forward to {forward.peer}{forward.how}"
             for choice in forward.choices:
                 yield f"    {'CHOSEN' if choice.chosen else 'not chosen'} {title(study, choice.series_uid)}: {choice.reason}"
 
@@ -76,9 +76,8 @@ def effects(plan: Plan) -> Iterator[str]:
             seen.setdefault(key, rule.name)
     for forward in plan.forwards:
         if forward.series_uids:
-            syntax = f" as {forward.transfer_syntax}" if forward.transfer_syntax else ""
             what = f"{forward.instances} instances of {len(forward.series_uids)} series"
-            yield f"send {what} to {forward.peer}{syntax} (rule {forward.rule}, priority {forward.priority})"
+            yield f"send {what} to {forward.peer}{forward.how} (rule {forward.rule}, priority {forward.priority})"
     if not does_anything(plan):
         yield "nothing"
 
@@ -126,6 +125,7 @@ def as_values(plan: Plan) -> dict[str, Any]:
                 "rule": forward.rule,
                 "peer": forward.peer,
                 "transfer_syntax": forward.transfer_syntax,
+                "deidentified": forward.deidentify is not None,
                 "priority": forward.priority,
                 "instances": forward.instances,
                 "series": _choices(forward.choices),

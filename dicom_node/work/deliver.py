@@ -17,16 +17,19 @@ import structlog
 
 from dicom_node.clock import Clock
 from dicom_node.config import Config, Peer
+from dicom_node.datasets.deidentify import Refused
+from dicom_node.dimse.contexts import EXPLICIT_VR_LITTLE_ENDIAN
 from dicom_node.dimse.errors import DimseError
 from dicom_node.dimse.references import Reference
 from dicom_node.dimse.scu import Requestor, StoreItem, StoreResult
 from dicom_node.errors import TryAgain
 from dicom_node.results.forms import kind_of, offered_as
-from dicom_node.transcode import Transcoder
+from dicom_node.transcode import ChildrenBusy, Transcoder
 from dicom_node.work.answers import Answered, Answers
 from dicom_node.work.ask_commitment import Answer, Commitment, CommitmentAsker
 from dicom_node.work.associating import associate_peer
 from dicom_node.work.changing import UIDS, changed, changes_to
+from dicom_node.work.forward_copies import Copies, copies_for
 from storage import audit, deliveries
 from storage.archive import Archive, StoredInstance
 from storage.database import Database
@@ -71,12 +74,15 @@ class DeliverHandler:
         pending = [row.sop_uid for row in sorted(waiting, key=lambda row: row.attempts)]  # one that fails again and again holds up no other
         peer = self._config.peer_named(delivery.peer)
         originals = delivery.run_pk is None
+        copies = copies_for(self._config, peer, job.payload, self._transcoder)
         with Answers(self._database, pk, clock=self._clock) as answers:
             items = self._items(answers, peer, self._stored(delivery.study_uid, pending), originals=originals)
             if items:
                 asked = job.payload.get("transfer_syntax")
                 named = peer.transfer_syntaxes if not originals else (asked,) if asked else ()
-                self._send(answers, peer, items, [UIDS[name] for name in named if name in UIDS])
+                if copies is not None:
+                    copies.remember(self._database, items, clock=self._clock)
+                self._send(answers, peer, items, [UIDS[name] for name in named if name in UIDS], copies)
         self._conclude(job, pk, delivery.study_uid, peer, originals=originals)
 
     # --- sending
@@ -105,13 +111,15 @@ class DeliverHandler:
                 items.append(stored)
         return items
 
-    def _send(self, answers: Answers, peer: Peer, items: list[StoredInstance], targets: Sequence[str] = ()) -> None:
+    def _send(
+        self, answers: Answers, peer: Peer, items: list[StoredInstance], targets: Sequence[str] = (), copies: Copies | None = None
+    ) -> None:
         also = [replace(each, transfer_syntax_uid=target) for target in targets for each in items if changes_to(each, target)]
         stored = items[0]
         try:
-            with open_association(self._config, peer, [*items, *also]) as association:
+            with open_association(self._config, peer, copies.contexts(items) if copies else [*items, *also]) as association:
                 for stored in items:
-                    answers.add(stored.sop_uid, self._store(association, stored, targets))
+                    answers.add(stored.sop_uid, _copy(association, stored, copies) if copies else self._store(association, stored, targets))
         except DimseError as error:
             raise TryAgain(f"{peer.name}, {error.step}: {error}") from error
         except (Damaged, FileNotFoundError) as error:  # deleted or moved just now: the next attempt looks it up anew
@@ -140,7 +148,9 @@ class DeliverHandler:
             last = waiting[0]
             answer = f"{last.status:04X}" if last.status is not None else "no answer"  # its comment, in the row, is the peer's own text
             raise TryAgain(f"{peer.name} has not taken {len(waiting)} of {len(rows)} objects yet: {answer}")
-        commitment = self._commitment(job, pk, peer, [row.sop_uid for row in rows if row.state == "ACCEPTED"])
+        copied = "deidentify" in job.payload  # the peer knows them under other UIDs, and must not learn these: it is not asked to commit
+        taken = [] if copied else [row.sop_uid for row in rows if row.state == "ACCEPTED"]
+        commitment = self._commitment(job, pk, peer, taken)
         if commitment.answer is Answer.WAITING:
             return
         if commitment.answer is Answer.FAILED:
@@ -154,7 +164,8 @@ class DeliverHandler:
             sentences.append(f"{len(refused)} of {len(rows)} objects refused")
         enough = not originals and bool(accepted) and accepted.issuperset(kind for kind in peer.suffices if kind in set(kinds.values()))
         if not refused:
-            self._finish(job, pk, study_uid, "DELIVERED", ", ".join(filter(None, (f"{len(rows)} objects answered", commitment.detail))))
+            told = (f"{len(rows)} objects answered", "de-identified" if copied else "", commitment.detail)
+            self._finish(job, pk, study_uid, "DELIVERED", ", ".join(filter(None, told)))
         elif enough:
             self._finish(job, pk, study_uid, "DELIVERED", f"{'; '.join(sentences)}; {', '.join(sorted(accepted))} suffices for {peer.name}")
         else:
@@ -190,6 +201,18 @@ class DeliverHandler:
                 self._queue.fail(job, detail, connection=connection)
             else:
                 self._queue.complete(connection, job, detail)
+
+
+def _copy(association: Requestor, stored: StoredInstance, copies: Copies) -> Answered:
+    """Send a copy without identity."""
+    if not association.accepts(stored.sop_class_uid, EXPLICIT_VR_LITTLE_ENDIAN):
+        return Answered("REFUSED", 0x0122, "the peer accepts no presentation context for this class, uncompressed")
+    try:
+        return judge(association.store(copies.item(stored)))
+    except Refused as error:
+        return Answered("REFUSED", None, f"not de-identified: {error.reason}")
+    except ChildrenBusy:
+        return Answered("SCHEDULED", None, "no child was free to decode it")
 
 
 def _code(status: int | None) -> str:

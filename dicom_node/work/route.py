@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from dicom_node.clock import Clock
 from dicom_node.config import Config
-from dicom_node.config_rules import Rule
+from dicom_node.config_rules import Deidentify, Rule
 from dicom_node.releases import shadow
 from dicom_node.releases.resolve import Resolution, resolve, resolve_release
 from dicom_node.routing.late import Decision, Earlier, decide
@@ -161,16 +161,16 @@ class RouteHandler(NodeHandler):
 
     def _forward(self, connection: Connection, study: StudyRecord, plan: Plan) -> tuple[str, ...]:
         """Queue the originals for their peers: one delivery a peer and transfer syntax. What a peer has been given already is left out."""
-        groups: dict[tuple[str, str | None], list[Onward]] = {}
+        groups: dict[tuple[str, str | None, Deidentify | None], list[Onward]] = {}
         for forward in plan.forwards:
             for choice in forward.choices:
                 if choice.reason.startswith("refused"):
                     why = f"rule {forward.rule} to {forward.peer}, series {choice.series_uid}: {choice.reason}"
                     self._audit(connection, study, "forward.refused", why)
             if forward.series_uids:
-                groups.setdefault((forward.peer, forward.transfer_syntax), []).append(forward)
+                groups.setdefault((forward.peer, forward.transfer_syntax, forward.deidentify), []).append(forward)
         queued: list[str] = []
-        for (peer, syntax), forwards in groups.items():
+        for (peer, syntax, profile), forwards in groups.items():
             series_uids = [uid for forward in forwards for uid in forward.series_uids]
             sop_uids = to_forward(connection, study.study_uid, series_uids, peer, forwards[0].ae_title)
             rules = ", ".join(dict.fromkeys(forward.rule for forward in forwards))
@@ -180,9 +180,9 @@ class RouteHandler(NodeHandler):
             pk = deliveries.create_delivery(
                 connection, None, study.study_uid, peer, sop_uids, self._queue,
                 priority=max(forward.priority for forward in forwards), max_attempts=self._config.delivery.attempts, now=self._clock(),
-                more={"transfer_syntax": syntax} if syntax else None,
+                more={"deidentify": profile.model_dump(mode="json")} if profile else {"transfer_syntax": syntax} if syntax else None,
             )  # fmt: skip
-            what = f"{len(sop_uids)} instances of {len(series_uids)} series{f' as {syntax}' if syntax else ''}"
+            what = f"{len(sop_uids)} instances of {len(series_uids)} series{forwards[0].how}"
             self._audit(connection, study, "forward.queued", f"rule {rules} to {peer}: {what}, delivery {pk}")
             queued.append(peer)
         return tuple(dict.fromkeys(queued))

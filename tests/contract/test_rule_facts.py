@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import update
 
-from storage import audit, deliveries, runs
+from storage import audit, copies, deliveries, runs
 from storage.database import Database
 from storage.jobs import JobQueue
 from storage.rule_facts import HELD_EVENT, IMPORTED, Done, completed_since, done_with, facts_of, to_forward
@@ -49,6 +49,14 @@ def test_what_a_peer_sent_or_was_sent_is_not_sent_to_it(filled: Database) -> Non
         assert to_forward(connection, "1.1", ["1.1.1"], "pacs", "PACS") == ["1.1.1.2"]
     (job,) = queue.list(kind="deliver")
     assert (job.payload, job.priority) == ({"delivery_pk": pk, "transfer_syntax": "rle"}, 3)
+
+
+def test_copies_that_came_back_are_counted(filled: Database) -> None:
+    with filled.begin() as connection:
+        for _ in range(2):  # as every attempt does
+            copies.remember(connection, ["1.2.1.0", "1.2.1.1", *(f"9.{number}" for number in range(500))], "pacs", now=1.0)
+        facts = facts_of(connection, ["1.1", "1.2"])
+    assert (facts["1.1"].series["1.1.1"].copies, facts["1.2"].series["1.2.1"].copies) == (0, 2)
 
 
 def test_what_was_done_and_since_when(filled: Database) -> None:

@@ -222,6 +222,12 @@ def test_differences_between_a_plan_and_what_was_done(text: str, done: Done, exp
         ("forward = [{ to = ['pacs'], series = { Modalty = 'MR' } }]", "did you mean 'Modality'?"),
         ("forward = [{ to = ['pacs'], transfer_sintax = 'rle' }]", "did you mean 'transfer_syntax'?"),
         ("forward = [{ to = ['pacs'], transfer_syntax = 'zip' }]", "it must be 'explicit_little_endian', "),
+        ("forward = [{ to = ['pacs'], transfer_syntax = 'rle', deidentify = true }]", "what is de-identified goes uncompressed"),
+        ("forward = [{ to = ['pacs'], deidentify = { keep = ['name'] } }]", "it must be 'patient', 'shift' or 'device'"),
+        (
+            "forward = [{ to = ['pacs'], deidentify = true }]\n[[rule]]\nname = 's'\nforward = ['pacs']",
+            "rule 'r' de-identifies what it forwards to 'pacs', and rule 's' sends there with identity: a peer gets one or the other",
+        ),
         ("tags = ['t']\nform = ['X']", "unknown key 'rule[1].form' = ['X']; did you mean 'from'?"),
         ("tags = ['t']\nwhen = [{ days = ['mo'] }]", "it must be 'mon', 'tue'"),
         ("tags = ['t']\nwhen = [{}]", "days or hours are needed"),

@@ -1,11 +1,32 @@
-// Drives OHIF as a radiologist does: the study list, a series, its segmentation. Prints what it saw as JSON.
-// node drive.mjs PLAYWRIGHT SITE STUDY SEG-SERIES FOLDER-OF-SCREENSHOTS
+// Drives OHIF as a radiologist does: the study list, a series, its segmentation, the same findings in other forms. Prints what it saw as JSON.
+// node drive.mjs PLAYWRIGHT SITE STUDY SEG-SERIES FOLDER-OF-SCREENSHOTS [FORM=SERIES ...]
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
-const [playwright, site, study, segmentation, folder] = process.argv.slice(2);
+const [playwright, site, study, segmentation, folder, ...forms] = process.argv.slice(2);
+
+// The screen has the colour of a finding: it is drawn over an image, or stands in one.
+const coloured = () => {
+  for (const canvas of document.querySelectorAll('canvas')) {
+    if (canvas.width < 100) continue;
+    const copy = document.createElement('canvas');
+    copy.width = canvas.width;
+    copy.height = canvas.height;
+    const context = copy.getContext('2d');
+    context.drawImage(canvas, 0, 0);
+    const data = context.getImageData(0, 0, copy.width, copy.height).data;
+    let found = 0;
+    for (let at = 0; at < data.length; at += 4) {
+      const [red, green, blue] = [data[at], data[at + 1], data[at + 2]];
+      if (Math.max(red, green, blue) - Math.min(red, green, blue) > 40) found += 1;
+    }
+    if (found > 200) return true;
+  }
+  return false;
+};
+const segmented = () => (window.services?.segmentationService?.getSegmentations?.() ?? []).length > 0;
 const { chromium } = (await import(pathToFileURL(join(playwright, 'index.js')))).default;
 const profile = mkdtempSync(join(tmpdir(), 'viewer-'));
 const browser = await chromium.launchPersistentContext(profile, {
@@ -51,7 +72,7 @@ try {
   await page.waitForFunction(() => document.querySelectorAll('canvas').length > 0);
   seen.seconds.canvas = (Date.now() - began) / 1000;
   const prompt = page.getByRole('button', { name: /^(yes|load|confirm)$/i }).first();
-  const loaded = page.waitForFunction(() => (window.services?.segmentationService?.getSegmentations?.() ?? []).length > 0);
+  const loaded = page.waitForFunction(segmented);
   await Promise.race([loaded, prompt.waitFor().then(() => prompt.click()).catch(() => {})]);
   await loaded;
   await page.waitForFunction(() => {
@@ -64,27 +85,19 @@ try {
       segments: Object.values(each.segments).filter(Boolean).map(segment => segment.label),
     })));
   // The segment's colour is on the screen once its first frame is drawn over the image.
-  await page.waitForFunction(() => {
-    for (const canvas of document.querySelectorAll('canvas')) {
-      if (canvas.width < 100) continue;
-      const copy = document.createElement('canvas');
-      copy.width = canvas.width;
-      copy.height = canvas.height;
-      const context = copy.getContext('2d');
-      context.drawImage(canvas, 0, 0);
-      const data = context.getImageData(0, 0, copy.width, copy.height).data;
-      let coloured = 0;
-      for (let at = 0; at < data.length; at += 4) {
-        const [red, green, blue] = [data[at], data[at + 1], data[at + 2]];
-        if (Math.max(red, green, blue) - Math.min(red, green, blue) > 40) coloured += 1;
-      }
-      if (coloured > 200) return true;
-    }
-    return false;
-  });
+  await page.waitForFunction(coloured);
   seen.seconds.overlay = (Date.now() - began) / 1000;
   seen.overlay = true;
   await page.screenshot({ path: join(folder, 'ohif-segmentation.png') });
+
+  seen.forms = [];
+  for (const [form, series] of forms.map(each => each.split('='))) {
+    await page.goto(`${site}/viewer?StudyInstanceUIDs=${study}&initialSeriesInstanceUID=${series}`);
+    await page.waitForFunction(() => [...document.querySelectorAll('canvas')].some(canvas => canvas.width > 100));
+    await page.waitForFunction(form === 'LABELMAP' ? segmented : coloured); // this version takes the colour before a label map's own
+    seen.forms.push(form);
+    await page.screenshot({ path: join(folder, `ohif-${form.toLowerCase()}.png`) });
+  }
 } catch (error) {
   seen.error = String(error).slice(0, 2000);
   const page = browser.pages()[0];

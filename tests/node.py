@@ -70,11 +70,11 @@ port = {port}
 """
 
 
-def settings(folder: Path, *, title: str = "NODE", quiet: str = "0s", late: str = "", more: str = "") -> Config:
+def settings(folder: Path, *, title: str = "NODE", quiet: str = "0s", late: str = "", more: str = "", plain: str = PLAIN) -> Config:
     """The configuration of a node in ``folder``, whose bundles lie in ``folder/bundles``."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "node.toml"
-    file.write_text(PLAIN.format(title=title, quiet=quiet, late=late) + more)
+    file.write_text(plain.format(title=title, quiet=quiet, late=late) + more)
     return parse(file.read_text(), where=file)
 
 

@@ -27,7 +27,12 @@ def associate_peer(
     assert peer.host is not None
     assert peer.port is not None
     limits = config.delivery
-    timeouts = Timeouts(connect=limits.connect_timeout, handshake=limits.connect_timeout, response=limits.response_timeout)
+    timeouts = Timeouts(
+        connect=limits.connect_timeout,
+        handshake=limits.connect_timeout,
+        response=limits.response_timeout,
+        send=min(Timeouts().send, limits.response_timeout),  # a peer that does not read answers as little
+    )
     tls = ssl.create_default_context(cafile=str(peer.tls_ca) if peer.tls_ca else None) if peer.tls else None
     return associate(
         peer.host,

@@ -104,10 +104,23 @@ def test_an_error_that_nobody_expects_reaches_who_asks(node: StepNode) -> None:
     ahead.close()
 
 
-def test_one_instance_needs_no_thread(node: StepNode) -> None:
-    fill(node, 1)
-    ahead = ReadAhead(node.node.archive, select_instances(node.node.archive, UniqueKeys(study_uids=("1.2.3",))), outbound)
-    for item in ahead:
-        assert isinstance(item, Ready)
-        assert "read-ahead" not in {each.name for each in threading.enumerate()}
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_cancel_is_heard_while_the_first_instance_takes_long(node: StepNode, count: int) -> None:
+    fill(node, count)
+    begun, go_on, looks = threading.Event(), threading.Event(), []
+
+    def prepare(reader: SequentialReader, stored: StoredInstance) -> Outbound:
+        begun.set()
+        assert go_on.wait(30)
+        return outbound(reader, stored)
+
+    def canceled() -> bool:
+        looks.append(begun.wait(30))
+        return len(looks) == 2
+
+    instances = select_instances(node.node.archive, UniqueKeys(study_uids=("1.2.3",)))
+    ahead = ReadAhead(node.node.archive, instances, prepare, canceled=canceled)
+    assert list(ahead) == []  # although the first is not read yet
+    assert looks == [True, True]
+    go_on.set()
     ahead.close()

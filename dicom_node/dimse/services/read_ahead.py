@@ -48,8 +48,8 @@ Item = Ready | Unready
 class ReadAhead:
     """Yields instances in their order, each read before it is asked for where there was time.
 
-    Every reader has a buffer of its own; it reads the next instance once the one before it was given back by :meth:`sent`. One instance
-    alone is read by the thread that asks for it.
+    Every reader has a buffer of its own; it reads the next instance once the one before it was given back by :meth:`sent`. The first
+    is read by the thread as well: it may take long to transcode, and a C-CANCEL is heard meanwhile.
 
     Parameters
     ----------
@@ -79,13 +79,10 @@ class ReadAhead:
     def __iter__(self) -> Iterator[Item]:
         if not self._instances:
             return
-        first, *others = self._readers
-        if len(self._instances) > 1:
-            for reader in others:
-                self._free.put(reader)
-            self._thread.start()
-        yield self._item(first, self._instances[0])
-        for _ in self._instances[1:]:
+        for reader in self._readers:
+            self._free.put(reader)
+        self._thread.start()
+        for _ in self._instances:
             item = self._next()
             if item is None:
                 return
@@ -120,7 +117,7 @@ class ReadAhead:
 
     def _work(self) -> None:
         try:
-            for stored in self._instances[1:]:
+            for stored in self._instances:
                 reader = self._free.get()
                 if reader is None or self._stopping:
                     return

@@ -73,7 +73,7 @@ def _add_describe(data: Any) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("data-description"), metavar="DIR", help="folder for the files (default: %(default)s)"
     )
-    parser.add_argument("--split", type=Path, metavar="FILE", help="a stored split: show its parts too")
+    parser.add_argument("--splits", type=Path, metavar="FILE", help="a stored split: show its parts too")
     with_json(parser)
     parser.set_defaults(run=_describe)
 
@@ -87,7 +87,7 @@ def _describe(arguments: argparse.Namespace) -> int:
     from models.datasets.writing import write_bytes, write_text
 
     dataset = opened(arguments)
-    parts = read_split(arguments.split, dataset).parts if arguments.split else None
+    parts = read_split(arguments.splits, dataset).parts if arguments.splits else None
     looks, complete = looked_at(dataset, arguments.out)
     found = describe(dataset, looks, parts)
     write_text(arguments.out / "description.json", json.dumps(output.plain(found), indent=1, ensure_ascii=False) + "\n")

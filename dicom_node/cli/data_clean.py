@@ -26,14 +26,14 @@ def add(data: Any) -> None:
         description="Find unreadable, blank and clipped images, exact and near duplicates, contradicting labels, wrong modality or\n"
         "orientation, boxes outside of images, and what is in two parts of a split. The folder gets clean.html, clean.json,\n"
         "cleaned.jsonl (a manifest without what is wrong) and survey.jsonl, from which an interrupted run goes on. Nothing is deleted.",
-        example="dicom-node data clean --data 'table:./cxr/labels.csv' --split cxr.split.json --out ./cleaned",
+        example="dicom-node data clean --data 'table:./cxr/labels.csv' --splits cxr.split.json --out ./cleaned",
     )
     with_data(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("data-cleaning"), metavar="DIR", help="folder for the files (default: %(default)s)"
     )
     parser.add_argument(
-        "--split", type=Path, metavar="FILE", help="a stored split: find what is in two parts (default: the data set's own)"
+        "--splits", type=Path, metavar="FILE", help="a stored split: find what is in two parts (default: the data set's own)"
     )
     parser.add_argument("--modality", metavar="A,B", default="", help="the right modalities (default: the one that nearly all images have)")
     parser.add_argument(
@@ -80,6 +80,6 @@ def _clean(arguments: argparse.Namespace) -> int:
 def _parts(arguments: argparse.Namespace, dataset: Collection) -> Mapping[str, str]:
     from models.datasets.splits import read_split
 
-    if arguments.split:
-        return read_split(arguments.split, dataset, other_data=True, leaking=True).parts
+    if arguments.splits:
+        return read_split(arguments.splits, dataset, other_data=True, leaking=True).parts
     return {item.id: str(item.attributes["split"]) for item in dataset if item.attributes.get("split")}

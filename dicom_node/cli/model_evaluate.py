@@ -13,12 +13,13 @@ from dicom_node.cli import output
 from dicom_node.cli.common import command, with_json
 from dicom_node.cli.data import opened, with_data
 from dicom_node.config import find_file, load
-from dicom_node.errors import CommandFailed
+from dicom_node.errors import CommandFailed, UsageError
 
 if TYPE_CHECKING:
     from models.evaluation.evaluate import Report
     from models.evaluation.run import Progress
 
+FEWEST = 40  # draws: one beyond each end of an interval of 95 %
 REPORT, PAGE, ITEMS = "report.json", "report.html", "items.csv"
 
 
@@ -56,6 +57,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from models.datasets.splits import read_split
     from models.evaluation.evaluate import Options, evaluate
 
+    if arguments.replicates < FEWEST:
+        raise UsageError(f"--replicates {arguments.replicates}: an interval of 95 % wants at least {FEWEST} draws")
     file = find_file(arguments.config)
     places = load(file).node if arguments.config or file.exists() else None
     folders, cache = (places.bundles, places.weights) if places else ((), None)
@@ -69,7 +72,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             cache=cache,
             threshold=arguments.threshold,
-            replicates=max(arguments.replicates, 0),
+            replicates=arguments.replicates,
             seed=arguments.seed,
             worst=max(arguments.worst, 0),
             journal=arguments.out,

@@ -37,7 +37,7 @@ def add(models: Any) -> None:
     parser.add_argument("training", metavar="CONFIG", help="TOML file, or the name of a shipped one")
     with_data(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the bundle to write; must not exist")
-    parser.add_argument("--split", type=Path, metavar="FILE", help="a stored split (`data split`); default: the configuration's [split]")
+    parser.add_argument("--splits", type=Path, metavar="FILE", help="a stored split (`data split`); default: the configuration's [split]")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, where there is one")
     parser.add_argument("--device", help="cpu or cuda:N; default: the configuration's")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="where prepared items are kept (default: DIR.training/cache)")
@@ -71,8 +71,8 @@ def _splits(arguments: argparse.Namespace, config: TrainingConfig, dataset: Coll
     from models.datasets.splits import from_attributes, read_split, split, write_split
     from models.training.run import work_folder
 
-    if arguments.split:
-        return read_split(arguments.split, dataset).parts
+    if arguments.splits:
+        return read_split(arguments.splits, dataset).parts
     wanted = config.split
     kept = work_folder(arguments.out) / "split.json"
     if wanted.own:

@@ -452,3 +452,5 @@ def test_the_command_writes_all_three_and_tells(tmp_path: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["data"]["split"] == "test"
     assert main(["model", "evaluate", str(root), "--data", data, "--out", str(root / "dicom.toml")]) == 1
     assert "cannot be made" in capsys.readouterr().err
+    assert main([*command[:-1], "0"]) == 2
+    assert "wants at least 40 draws" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
+from models import training
 from models.bundle import load_bundle, validate_bundle
 from models.datasets.loading import load
 from models.datasets.protocol import Item
@@ -188,3 +190,8 @@ def test_training_and_serving_see_the_same_film(real_data: Path) -> None:
     assert served.shape == trained.shape == (1, 256, 256)
     np.testing.assert_array_equal(np.asarray(served), np.asarray(trained))
     np.testing.assert_allclose(served.affine, trained.affine)
+
+
+def test_the_shipped_film_model_serves_with_the_steps_of_its_training() -> None:
+    configured = tomllib.loads((Path(training.__file__).parent / "configs" / "cxr_lungs.toml").read_text())["preprocessing"]
+    assert Preprocessing.from_bundle(load_bundle("cxr_lungs")).digest == Preprocessing.from_config(configured).digest

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, insert, select, update
 
 from storage.errors import NotFound
 from storage.jobs import JobQueue, JobSpec
@@ -74,21 +75,49 @@ def instances_of(connection: Connection, pk: int, *, pending: bool = False) -> l
     return [from_row(DeliveryInstanceRecord, row) for row in connection.execute(query)]
 
 
-def record_instance_status(
-    connection: Connection,
-    delivery_pk: int,
-    sop_uid: str,
-    state: str,
-    *,
-    status: int | None = None,
-    comment: str | None = None,
-    now: float | None = None,
-) -> None:
-    """Keep a peer's answer for one instance. ``state`` SCHEDULED means: to be sent again. An accepted one stays accepted."""
-    at = time.time() if now is None else now
-    row = update(delivery_instance).where(delivery_instance.c.delivery_pk == delivery_pk, delivery_instance.c.sop_uid == sop_uid)
-    values = {"state": state, "status": status, "comment": comment, "answered_at": at}
-    connection.execute(row.where(delivery_instance.c.state != "ACCEPTED").values(**values, attempts=delivery_instance.c.attempts + 1))
+@dataclass(frozen=True, slots=True)
+class InstanceAnswer:
+    """A peer's answer for one instance. ``state`` SCHEDULED means: to be sent again."""
+
+    sop_uid: str
+    state: str
+    status: int | None = None
+    comment: str | None = None
+    at: float | None = None
+
+
+_ANSWER = (
+    update(delivery_instance)
+    .where(
+        delivery_instance.c.delivery_pk == bindparam("of_delivery"),
+        delivery_instance.c.sop_uid == bindparam("of_instance"),
+        delivery_instance.c.state != "ACCEPTED",
+    )
+    .values(
+        state=bindparam("now_state"),
+        status=bindparam("now_status"),
+        comment=bindparam("now_comment"),
+        answered_at=bindparam("now_at"),
+        attempts=delivery_instance.c.attempts + 1,
+    )
+)
+
+
+def record_answers(connection: Connection, delivery_pk: int, answers: Iterable[InstanceAnswer]) -> None:
+    """Keep a peer's answers. An instance that was accepted stays accepted."""
+    rows = [
+        {
+            "of_delivery": delivery_pk,
+            "of_instance": each.sop_uid,
+            "now_state": each.state,
+            "now_status": each.status,
+            "now_comment": each.comment,
+            "now_at": time.time() if each.at is None else each.at,
+        }
+        for each in answers
+    ]
+    if rows:
+        connection.execute(_ANSWER, rows)
 
 
 def finish(connection: Connection, pk: int, state: str, detail: str = "", *, now: float | None = None) -> None:

@@ -37,8 +37,9 @@ class Outgoing:
         self._connection = connection
         room = max_length if 0 < max_length <= DEFAULT_MAX_PDU else DEFAULT_MAX_PDU
         self._room = max((room - HEADER) & ~1, 2)  # fragments have even length: PS3.8 E.1
-        self._buffer = bytearray(_PDV + self._room)
-        self._view = memoryview(self._buffer)
+        together = min(max(DEFAULT_MAX_PDU // self._room, 1), _GATHERED // 2 - 1)
+        self._data = memoryview(bytearray(together * self._room))
+        self._heads = memoryview(bytearray(together * _PDV))
         self.begun = False
 
     def send(self, head: bytes, context_id: int, length: int, source: Callable[[], BinaryIO | Chunks]) -> None:
@@ -60,23 +61,29 @@ class Outgoing:
                 opened.close()
 
     def _send_file(self, head: bytes, context_id: int, source: BinaryIO, left: int) -> None:
-        """One PDU a read: read behind the headers, send headers and data as they lie."""
-        connection, view = self._connection, self._view
+        """As many PDUs a read as the buffer takes, which leave together: a peer of short PDUs costs no read and no send for each."""
+        room = self._room
+        parts: list[bytes | bytearray | memoryview] = [head]
         while left or not self.begun:
-            size = min(left, self._room)
-            got = 0
-            while got < size:
-                count = source.readinto(view[_PDV + got : _PDV + size])  # type: ignore[attr-defined]
-                if not count:
-                    raise ShortDataSet(f"{left - got} bytes fewer than announced")
-                got += count
-            left -= size
-            self._head(self._buffer, size, context_id, left)
-            if self.begun:
-                connection.send(view[: _PDV + size])
-            else:
-                self.begun = True
-                connection.send_gathered([head, view[: _PDV + size]])
+            batch = min(left, len(self._data))
+            self._fill(source, batch, left)
+            for number, start in enumerate(range(0, max(batch, 1), room)):
+                size = min(batch - start, room)
+                left -= size
+                header = self._heads[number * _PDV : (number + 1) * _PDV]
+                self._head(header, size, context_id, left)
+                parts += (header, self._data[start : start + size])
+            self.begun = True
+            self._connection.send_gathered(parts)
+            parts = []
+
+    def _fill(self, source: BinaryIO, size: int, left: int) -> None:
+        got = 0
+        while got < size:
+            count = source.readinto(self._data[got:size])  # type: ignore[attr-defined]
+            if not count:
+                raise ShortDataSet(f"{left - got} bytes fewer than announced")
+            got += count
 
     def _send_chunks(self, head: bytes, context_id: int, source: Chunks, left: int) -> None:
         """Cut chunks to PDVs; what they hold leaves as it lies, gathered with its headers."""
@@ -102,5 +109,5 @@ class Outgoing:
             self._connection.send_gathered(parts if len(parts) <= _GATHERED else [b"".join(parts)])
             parts = []
 
-    def _head(self, into: bytearray, size: int, context_id: int, left: int) -> None:
+    def _head(self, into: bytearray | memoryview, size: int, context_id: int, left: int) -> None:
         _pack_head(into, 0, pdu.P_DATA, 0, size + HEADER, size + 2, context_id, 0 if left else _LAST)

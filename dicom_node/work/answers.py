@@ -15,6 +15,7 @@ import structlog
 from dicom_node.clock import Clock
 from storage import deliveries
 from storage.database import Database
+from storage.deliveries import InstanceAnswer
 
 log = structlog.get_logger()
 
@@ -63,7 +64,5 @@ class Answers:
         if not waiting:
             return
         with self._database.begin() as connection:
-            for uid, answered, at in waiting:
-                deliveries.record_instance_status(
-                    connection, self._delivery, uid, answered.state, status=answered.status, comment=answered.comment, now=at
-                )
+            told = (InstanceAnswer(uid, answered.state, answered.status, answered.comment, at) for uid, answered, at in waiting)
+            deliveries.record_answers(connection, self._delivery, told)

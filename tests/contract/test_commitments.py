@@ -9,6 +9,7 @@ import pytest
 from storage import commitment_requests, commitments, deliveries
 from storage.commitments import Request, TooMuchOpen, Verdict
 from storage.database import Database
+from storage.deliveries import InstanceAnswer
 from storage.errors import NotFound
 from storage.jobs import JobQueue, JobState
 
@@ -158,7 +159,7 @@ def sent(database: Database, queue: JobQueue, uids: list[str]) -> int:
         pk = deliveries.create_delivery(connection, None, "1.5", "pacs", uids, queue, now=100.0)
         assert pk is not None
         for uid in uids:
-            deliveries.record_instance_status(connection, pk, uid, "ACCEPTED", status=0, now=100.0)
+            deliveries.record_answers(connection, pk, [InstanceAnswer(uid, "ACCEPTED", 0, at=100.0)])
         commitment_requests.record_request(connection, "7.1", pk, "pacs", uids, due_at=200.0, now=100.0)
     return pk
 

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from storage import associations, deliveries, release_watch, runs
 from storage.completion import CompletionPolicy, complete_quiet
 from storage.database import Database
+from storage.deliveries import InstanceAnswer
 from storage.errors import NotFound
 from storage.jobs import JobQueue
 from storage.metrics import collect
@@ -124,9 +125,9 @@ def test_a_delivery_keeps_each_instances_answer(database: Database, queue: JobQu
         assert deliveries.create_delivery(connection, run_pk, "1.2", "pacs", ["1.9.1"], queue) is None
         assert deliveries.create_delivery(connection, run_pk, "1.2", "other", ["1.9.1"], queue) is not None
         assert pk is not None
-        deliveries.record_instance_status(connection, pk, "1.9.1", "ACCEPTED", status=0, now=1001.0)
-        deliveries.record_instance_status(connection, pk, "1.9.1", "SCHEDULED", status=0xA700)
-        deliveries.record_instance_status(connection, pk, "1.9.2", "SCHEDULED", status=0xA700, comment="full", now=1001.0)
+        deliveries.record_answers(connection, pk, [InstanceAnswer("1.9.1", "ACCEPTED", 0, at=1001.0)])
+        again = [InstanceAnswer("1.9.1", "SCHEDULED", 0xA700), InstanceAnswer("1.9.2", "SCHEDULED", 0xA700, "full", 1001.0)]
+        deliveries.record_answers(connection, pk, again)
         (pending,) = deliveries.instances_of(connection, pk, pending=True)
     assert (pending.sop_uid, pending.status, pending.comment, pending.attempts) == ("1.9.2", 0xA700, "full", 1)
     claimed = queue.claim(["deliver:pacs"], "w")
@@ -161,7 +162,7 @@ def test_the_timeline_tells_everything_and_is_json(database: Database, queue: Jo
         pk = deliveries.create_delivery(connection, run_pk, "1.2", "pacs", ["1.2.2.1"], queue, now=2003.0)
         deliveries.create_delivery(connection, None, "1.2", "archive", ["1.2.1.1"], queue, now=2003.0)
         assert pk is not None
-        deliveries.record_instance_status(connection, pk, "1.2.2.1", "ACCEPTED", status=0, now=2004.0)
+        deliveries.record_answers(connection, pk, [InstanceAnswer("1.2.2.1", "ACCEPTED", 0, at=2004.0)])
         held = {"kind": "conflict", "digest": "x", "reason": "other bytes", "name": "q/1.tar", "received_at": 1.0, "study_uid": "1.2"}
         connection.execute(quarantine.insert().values(**held))
     story = timeline(database, "1.2")

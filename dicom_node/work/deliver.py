@@ -35,8 +35,11 @@ from storage.archive import Archive, StoredInstance
 from storage.database import Database
 from storage.errors import Damaged, NotFound
 from storage.jobs import ClaimedJob, JobQueue
+from storage.records import DeliveryInstanceRecord
 
 log = structlog.get_logger()
+
+NOT_ACCEPTED = 0x0122  # SOP class not supported: also ours, where the peer accepted no context
 
 DUPLICATE_SOP_INSTANCE = 0x0111
 FEW = 8  # instances that are looked up one by one
@@ -135,7 +138,7 @@ class DeliverHandler:
                 if item is not None:
                     return judge(association.store(item))
         if not association.accepts(stored.sop_class_uid, stored.transfer_syntax_uid):
-            return Answered("REFUSED", 0x0122, "the peer accepts no presentation context for this class and transfer syntax")
+            return Answered("REFUSED", NOT_ACCEPTED, "the peer accepts no presentation context for this class and transfer syntax")
         return judge(association.store(store_item(stored)))
 
     # --- how it ended
@@ -159,7 +162,7 @@ class DeliverHandler:
         refused = [row for row in rows if row.state == "REFUSED"]
         kinds = {row.sop_uid: "object" if originals else self._kind(row.sop_uid) for row in rows} if refused else {}
         accepted = {kinds[row.sop_uid] for row in rows if refused and row.state == "ACCEPTED"}
-        sentences = list(dict.fromkeys(f"{kinds[row.sop_uid]} refused ({_code(row.status)}{row.comment or ''})" for row in refused))
+        sentences = list(dict.fromkeys(f"{kinds[row.sop_uid]} refused ({_reason(row)})" for row in refused))
         if len(refused) > len(sentences):
             sentences.append(f"{len(refused)} of {len(rows)} objects refused")
         enough = not originals and bool(accepted) and accepted.issuperset(kind for kind in peer.suffices if kind in set(kinds.values()))
@@ -206,7 +209,7 @@ class DeliverHandler:
 def _copy(association: Requestor, stored: StoredInstance, copies: Copies) -> Answered:
     """Send a copy without identity."""
     if not association.accepts(stored.sop_class_uid, EXPLICIT_VR_LITTLE_ENDIAN):
-        return Answered("REFUSED", 0x0122, "the peer accepts no presentation context for this class, uncompressed")
+        return Answered("REFUSED", NOT_ACCEPTED, "the peer accepts no presentation context for this class, uncompressed")
     try:
         return judge(association.store(copies.item(stored)))
     except Refused as error:
@@ -215,8 +218,11 @@ def _copy(association: Requestor, stored: StoredInstance, copies: Copies) -> Ans
         return Answered("SCHEDULED", None, "no child was free to decode it")
 
 
-def _code(status: int | None) -> str:
-    return "" if status is None else f"{status:04X} "
+def _reason(row: DeliveryInstanceRecord) -> str:
+    """The peer's status alone, because its comment, which stands in the row, may name the patient; our own words where it was not asked."""
+    if row.status is None:
+        return row.comment or ""
+    return f"{row.status:04X}{', no such objects are taken' if row.status == NOT_ACCEPTED else ''}"
 
 
 class _Checked:

@@ -6,11 +6,14 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from pydicom import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage
 from pynetdicom import AE, evt
 
 from dicom_node.config import load
 from dicom_node.dimse.contexts import EXPLICIT_VR_LITTLE_ENDIAN
+from storage.jobs import JobQueue
 from tests.node import bright_series, peer, running, send, settings, uid_of
 
 KEEP = '\n[[rule]]\nname = "keep"\nforward = ["pacs"]\n'
@@ -47,6 +50,33 @@ def test_what_a_peer_refuses_for_good_is_told_though_it_took_the_rest(tmp_path: 
         assert sent.delivery.state == "FAILED"
         assert sent.delivery.detail is not None
         assert sent.delivery.detail.endswith("; 4 of 12 objects refused")
+
+
+def test_what_a_peer_says_of_a_patient_stays_in_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = bright_series(3)
+    ae = AE("PACS")
+    ae.add_supported_context(MRImageStorage, EXPLICIT_VR_LITTLE_ENDIAN)
+
+    def refuse(event: evt.Event) -> Dataset:
+        answer = Dataset()
+        answer.Status, answer.ErrorComment = 0xC123, "no order for JANE DOE"
+        return answer
+
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, refuse)])
+    assert server is not None
+    try:
+        with running(settings(tmp_path / "node", more=peer("pacs", int(server.server_address[1])) + KEEP)) as node:
+            send(node, images, tmp_path / "files")
+            node.work()
+            story = node.story(uid_of(images))
+            (sent,) = story.deliveries
+            assert [each.comment for each in sent.instances] == ["no order for JANE DOE"] * 3
+            assert (sent.delivery.state, "C123" in str(sent.delivery.detail)) == ("FAILED", True)
+            jobs = JobQueue(node.node.database)
+            elsewhere = [sent.delivery.detail, story.audit, [(each, jobs.events(each.pk)) for each in jobs.list()], capsys.readouterr()]
+            assert "DOE" not in str(elsewhere)
+    finally:
+        server.shutdown()
 
 
 def test_an_original_that_is_damaged_here_holds_up_no_other(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ what cannot be changed without loss is sent as stored. ``transfer-syntax=*`` alw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from starlette.requests import Request
@@ -29,6 +30,7 @@ from storage.members import file_meta
 DICOM: Final = "application/dicom"
 IMPLICIT, EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 AS_STORED: Final = "*"
+WAITS: Final = 3  # for a free process, within an answer that has begun
 _MULTIPART, _SINGLE = Offer(DICOM, multipart=True), Offer(DICOM)
 
 
@@ -126,16 +128,25 @@ def single_part(request: Request, transcoder: Transcoder, stored: StoredInstance
 def _transcoded(
     planned: Sequence[tuple[StoredInstance, str]], transcoder: Transcoder, writer: MultipartWriter, service: str
 ) -> Iterator[Piece]:
-    for stored, target in planned:
+    for number, (stored, target) in enumerate(planned):
         syntax = target
         try:
-            data = stored.read() if target == stored.transfer_syntax_uid else _part10(stored, target, transcoder)
-        except ChildrenBusy:
-            raise
-        except TranscodeError:  # the others are not withheld for it; its meta says what it is
+            data = stored.read() if target == stored.transfer_syntax_uid else _patiently(stored, target, transcoder, WAITS if number else 1)
+        except TranscodeError as error:
+            if number == 0 and isinstance(error, ChildrenBusy):  # nothing was sent yet: the client may come again
+                raise
+            # The others are not withheld for it; its meta says what it is.
             data, syntax = stored.read(), stored.transfer_syntax_uid
         yield [writer.head({**_headers_of(stored, syntax, service), "Content-Length": str(len(data))}), data]
     yield [writer.end]
+
+
+def _patiently(stored: StoredInstance, target: str, transcoder: Transcoder, waits: int) -> bytes:
+    """Of an answer that has begun: a busy moment does not break it."""
+    for _ in range(waits - 1):
+        with suppress(ChildrenBusy):
+            return _part10(stored, target, transcoder)
+    return _part10(stored, target, transcoder)
 
 
 def _part10(stored: StoredInstance, target: str, transcoder: Transcoder) -> bytes:

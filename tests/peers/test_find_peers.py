@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset
@@ -50,8 +51,7 @@ def findscu(node: StepNode, *arguments: str, root: str = "-S") -> str:
 @pytest.mark.peer("findscu")
 def test_findscu_looks_for_breasts_by_side_and_structure(node: StepNode, tmp_path: Path) -> None:
     for side, structure in (("L", "76752008"), ("R", "76752008"), ("L", "39607008")):
-        code = Dataset()
-        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = structure, "SCT", "Structure"
+        code = code_item(structure)
         images = bright_series(1, ImageLaterality=side, PrimaryAnatomicStructureSequence=[code], AccessionNumber=f"{side}{structure}")
         assert set(send(node, images, tmp_path / f"{side}{structure}")) == {0}
     while build_missing(node.node.archive):
@@ -61,6 +61,42 @@ def test_findscu_looks_for_breasts_by_side_and_structure(node: StepNode, tmp_pat
     said = findscu(node, *(part for key in keys for part in ("-k", key)))
     assert said.count("Find Response: ") == 1
     assert "[L76752008 ]" in said or "[L76752008]" in said
+
+
+@pytest.mark.peer("findscu")
+@pytest.mark.parametrize(
+    ("level", "sequence", "inside"),
+    [
+        ("IMAGE", "SegmentSequence", "SegmentedPropertyTypeCodeSequence[0].CodeValue"),
+        ("IMAGE", "QuantityDefinitionSequence", "ConceptCodeSequence[0].CodeValue"),
+        ("SERIES", "SeriesDescriptionCodeSequence", "CodeValue"),
+    ],
+)
+def test_findscu_looks_for_what_results_are_of(node: StepNode, tmp_path: Path, level: str, sequence: str, inside: str) -> None:
+    """The keys that AIR added for archives, matched inside their sequences."""
+    found = {}
+    for code in ("12738006", "39607008"):
+        item = code_item(code)
+        for name in reversed(inside.split(".")[:-1]):
+            outer = Dataset()
+            setattr(outer, name.removesuffix("[0]"), [item])
+            item = outer
+        attributes: dict[str, Any] = {sequence: [item]}
+        images = bright_series(1, **attributes)
+        assert set(send(node, images, tmp_path / code)) == {0}
+        found[code] = str(images[0].SOPInstanceUID if level == "IMAGE" else images[0].SeriesInstanceUID)
+    while build_missing(node.node.archive):
+        continue
+    unique = "SOPInstanceUID" if level == "IMAGE" else "SeriesInstanceUID"
+    keys = [f"QueryRetrieveLevel={level}", unique, f"{sequence}[0].{inside}=12738006"]
+    said = findscu(node, *(part for key in keys for part in ("-k", key)))
+    assert (said.count("Find Response: "), found["12738006"] in said, found["39607008"] in said) == (1, True, False)
+
+
+def code_item(value: str) -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "SCT", "Structure"
+    return code
 
 
 @pytest.mark.peer("findscu")

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, exists, func, select
 
 from storage.copies import copies_in
 from storage.index import INSTANCE_COLUMNS, PATIENT_COLUMNS, RULE_COLUMNS
-from storage.schema import audit, delivery, delivery_instance, instance, patient, run, series, study
+from storage.quarantine import ACCEPTED
+from storage.schema import audit, delivery, delivery_instance, instance, patient, quarantine, run, series, study
 
 # Of the instances of a series: every distinct value, up to so many.
 OF_INSTANCES = ("ImageType", "SOPClassUID", "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "AvailableTransferSyntaxUID")
@@ -106,11 +107,16 @@ def _received(connection: Connection, study_pks: Sequence[int]) -> dict[int, tup
 
 def to_forward(connection: Connection, study_uid: str, series_uids: Sequence[str], peer: str, ae_title: str) -> list[str]:
     """List the received instances of some series that a peer is to get as they came: not what it sent itself, and not what it was sent or
-    is being sent already. In the order of series and instances."""
+    is being sent already; but anew what a person accepted in its place since. In the order of series and instances."""
+    anew = exists().where(
+        quarantine.c.sop_uid == delivery_instance.c.sop_uid,
+        quarantine.c.state == ACCEPTED,
+        quarantine.c.resolved_at >= delivery.c.created_at,
+    )
     sent = (
         select(delivery_instance.c.sop_uid)
         .join(delivery, delivery.c.pk == delivery_instance.c.delivery_pk)
-        .where(delivery.c.study_uid == study_uid, delivery.c.peer == peer, delivery.c.run_pk.is_(None))
+        .where(delivery.c.study_uid == study_uid, delivery.c.peer == peer, delivery.c.run_pk.is_(None), ~anew)
     )
     query = (
         select(instance.c.sop_uid)

@@ -68,10 +68,15 @@ def test_every_command_of_the_tutorial(real_data: Path, tmp_path: Path) -> None:
                     os.killpg(shell.pid, signal.SIGKILL)
                     shell.wait()
         assert code == 0, f"{log.read_text()[-4000:]}\n{''.join(path.read_text()[-3000:] for path in folder.glob('serve.log'))}"
-        (identifier,) = [each["ID"] for each in orthanc.instances() if str(orthanc.tags(each["ID"])["SOPClassUID"]) == SEG]
-        seg = tmp_path / "seg.dcm"
-        seg.write_bytes(orthanc.instance_bytes(identifier))
-    mask = segread(seg).get_pixels_by_source_instance([dcmread(film).SOPInstanceUID])[0].max(-1) > 0
-    assert 0.1 < mask.mean() < 0.5
+        masks = {}
+        for each in orthanc.instances():
+            tags = orthanc.tags(each["ID"])
+            if str(tags["SOPClassUID"]) == SEG:
+                seg = tmp_path / f"{each['ID']}.dcm"
+                seg.write_bytes(orthanc.instance_bytes(each["ID"]))
+                mask = segread(seg).get_pixels_by_source_instance([dcmread(film).SOPInstanceUID])[0].max(-1) > 0
+                masks[str(tags["SeriesDescription"]).split()[0]] = mask
+    assert set(masks) == {"lungs", "cxr_lungs"}
+    assert all(0.1 < mask.mean() < 0.5 for mask in masks.values())
     assert (folder / "exported" / "manifest.jsonl").is_file()
     assert (folder / "evaluation" / "report.html").is_file()

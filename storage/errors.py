@@ -12,7 +12,8 @@
     ├── NotFound             no such study, series, instance, job, ...
     ├── StaleToken           another worker has taken the job since              (roll back)
     ├── QuarantineConflict   the quarantined instance cannot be resolved this way
-    └── ReleaseConflict      the release is not in a state from which that leads on
+    ├── ReleaseConflict      the release is not in a state from which that leads on
+    └── WorkitemRefused      the workitem is not in a state for that, or the request is none: carries the DIMSE status
 """
 
 from __future__ import annotations
@@ -60,3 +61,11 @@ class QuarantineConflict(StorageError): ...
 
 
 class ReleaseConflict(StorageError): ...
+
+
+class WorkitemRefused(StorageError):
+    """What a workitem does not allow; ``status`` is that of PS3.4 annex CC, and stands for itself on the wire."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status

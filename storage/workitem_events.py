@@ -1,0 +1,196 @@
+"""Who watches workitems, and the reports on their way to them (PS3.4 CC.2.3, CC.2.4).
+
+A report is a row of the workitem's own history, and a notice for each subscriber, in the transaction of the fact that it tells. A notice
+goes when it was sent: what a subscriber misses while it is away waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, Delete, Row, delete, insert, select, update
+
+from storage import workitem_values as values
+from storage.errors import WorkitemRefused
+from storage.query import Key
+from storage.query_rows import element_test
+from storage.schema import workitem, workitem_event, workitem_notice, workitem_subscription
+from storage.statements import insert_or_update
+from storage.workitem_values import Json
+
+if TYPE_CHECKING:
+    from storage.workitems import Workitem
+
+GLOBAL: Final = "1.2.840.10008.5.1.4.34.5"
+FILTERED: Final = "1.2.840.10008.5.1.4.34.5.1"
+STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, SCP_STATUS_CHANGE, ASSIGNED = 1, 2, 3, 4, 5
+WEB, DIMSE = "web", "dimse"
+FIRST_REPORTS: Final = 1000  # of workitems that are not final, to a new global subscriber
+NOT_APPROPRIATE: Final = 0xC314
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A report for a subscriber: ``content`` is DICOM JSON."""
+
+    pk: int
+    aet: str
+    uid: str
+    type: int
+    content: Json
+
+
+def state_report(item: Workitem) -> Json:
+    """The content of a UPS State Report (PS3.4 table CC.2.4-1)."""
+    content = {values.READINESS: values.element("CS", item.readiness), values.STATE: values.element("CS", item.state)}
+    for tag in (values.DISCONTINUATION, values.REASON):
+        for progress in values.items(item.dataset, values.PROGRESS)[:1]:
+            if tag in progress:
+                content[tag] = progress[tag]
+    return content
+
+
+def tell(connection: Connection, item: Workitem, kind: int, content: Json, *, actor: str, now: float) -> None:
+    """Record what happened to a workitem, and leave a notice for everybody who watches it."""
+    connection.execute(insert(workitem_event).values(workitem_pk=item.pk, at=now, type=kind, actor=actor, content=content))
+    subscription = workitem_subscription.c
+    query = select(workitem_subscription).where(subscription.target.in_((item.uid, GLOBAL, FILTERED)))
+    found: dict[str, dict[str, Row[Any]]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.aet, {})[row.target] = row
+    for aet, rows in found.items():
+        watching = _watching(rows, item)
+        if watching is not None:
+            _notify(connection, aet, watching.channel, item.uid, kind, content, now)
+
+
+def _watching(rows: Mapping[str, Row[Any]], item: Workitem) -> Row[Any] | None:
+    if item.uid in rows:
+        return rows[item.uid] if rows[item.uid].active else None
+    for target in (GLOBAL, FILTERED):
+        row = rows.get(target)
+        if row is None or (row.suspended_at is not None and row.suspended_at < item.created_at):
+            continue
+        if target == GLOBAL or _passes(row.filter, item.shown):
+            return row
+    return None
+
+
+def _notify(connection: Connection, aet: str, channel: str, uid: str, kind: int, content: Json, now: float) -> None:
+    row = {"aet": aet, "channel": channel, "uid": uid, "type": kind, "content": content, "at": now}
+    connection.execute(insert(workitem_notice).values(**row))
+
+
+def subscribe(
+    connection: Connection,
+    aet: str,
+    target: str,
+    *,
+    channel: str,
+    deletion_lock: bool = False,
+    matching: Sequence[Key] = (),
+    now: float,
+) -> None:
+    """Let an AE title watch a workitem, all of them, or those that match; it is told at once how they stand.
+
+    Raises
+    ------
+    WorkitemRefused
+        C307: there is no such workitem.
+    """
+    from storage import workitems
+
+    if target in (GLOBAL, FILTERED):
+        query = select(workitem).where(workitem.c.final_at.is_(None)).order_by(workitem.c.pk).limit(FIRST_REPORTS)
+        watched: Iterable[Workitem] = [workitems.Workitem.of(row) for row in connection.execute(query)]
+        connection.execute(delete(workitem_subscription).where(_of(aet), ~workitem_subscription.c.active))
+    else:
+        watched = [workitems.get(connection, target)]
+    kept = [packed(key) for key in matching] if target == FILTERED else None
+    row: dict[str, Any] = {"active": True, "channel": channel, "deletion_lock": deletion_lock, "filter": kept, "suspended_at": None}
+    both = {**row, "aet": aet, "target": target, "created_at": now}
+    connection.execute(insert_or_update(connection, workitem_subscription, ["aet", "target"], both, row))
+    for item in watched:
+        if target != FILTERED or _passes(kept, item.shown):
+            _notify(connection, aet, channel, item.uid, STATE_REPORT, state_report(item), now)
+
+
+def unsubscribe(connection: Connection, aet: str, target: str, *, now: float) -> None:
+    """End a subscription; that of a workitem also while all others stay watched. What was not sent yet is not sent any more."""
+    if target in (GLOBAL, FILTERED):
+        connection.execute(delete(workitem_subscription).where(_of(aet)))
+        connection.execute(delete(workitem_notice).where(workitem_notice.c.aet == aet))
+        return
+    from storage import workitems
+
+    workitems.get(connection, target)
+    own = _of(aet), workitem_subscription.c.target == target
+    everything = select(workitem_subscription.c.channel).where(_of(aet), workitem_subscription.c.target.in_((GLOBAL, FILTERED)))
+    channel = connection.scalar(everything.limit(1))
+    if channel is None:
+        connection.execute(delete(workitem_subscription).where(*own))
+    else:
+        row = {"active": False, "deletion_lock": False}
+        both = {**row, "aet": aet, "target": target, "channel": channel, "created_at": now}
+        connection.execute(insert_or_update(connection, workitem_subscription, ["aet", "target"], both, row))
+    connection.execute(delete(workitem_notice).where(workitem_notice.c.aet == aet, workitem_notice.c.uid == target))
+
+
+def suspend(connection: Connection, aet: str, target: str, *, now: float) -> None:
+    """Let a global subscription take in no new workitems; those that it has stay watched. Raises WorkitemRefused, C314."""
+    if target not in (GLOBAL, FILTERED):
+        raise WorkitemRefused(NOT_APPROPRIATE, "only a global subscription can be suspended")
+    which = _of(aet), workitem_subscription.c.target == target, workitem_subscription.c.suspended_at.is_(None)
+    connection.execute(update(workitem_subscription).where(*which).values(suspended_at=now))
+
+
+def _of(aet: str) -> Any:
+    return workitem_subscription.c.aet == aet
+
+
+def waiting(connection: Connection, channel: str, aets: Sequence[str], limit: int = 100) -> list[Notice]:
+    """The oldest notices of some subscribers."""
+    notice = workitem_notice.c
+    query = select(notice.pk, notice.aet, notice.uid, notice.type, notice.content)
+    which = query.where(notice.channel == channel, notice.aet.in_(list(aets))).order_by(notice.pk).limit(limit)
+    return [Notice(*row) for row in connection.execute(which)]
+
+
+def subscribers_waiting(connection: Connection, channel: str) -> list[str]:
+    """The AE titles that something waits for."""
+    return list(connection.scalars(select(workitem_notice.c.aet).where(workitem_notice.c.channel == channel).distinct()))
+
+
+def sent(connection: Connection, pks: Sequence[int]) -> None:
+    """Forget notices that went out."""
+    connection.execute(delete(workitem_notice).where(workitem_notice.c.pk.in_(list(pks))))
+
+
+def history(connection: Connection, pk: int) -> list[dict[str, Any]]:
+    """What happened to a workitem, oldest first."""
+    event = workitem_event.c
+    query = select(event.at, event.type, event.actor, event.content).where(event.workitem_pk == pk).order_by(event.pk)
+    return [dict(row._mapping) for row in connection.execute(query)]
+
+
+# --- matching keys, kept
+
+
+def packed(key: Key) -> Json:
+    return {"tag": key.tag, "vr": key.vr, "value": key.value, "items": [[packed(each) for each in item] for item in key.items]}
+
+
+def _unpacked(kept: Mapping[str, Any]) -> Key:
+    return Key(kept["tag"], kept["vr"], kept["value"], tuple(tuple(_unpacked(each) for each in item) for item in kept["items"]))
+
+
+def _passes(kept: Sequence[Json] | None, dataset: Mapping[str, Any]) -> bool:
+    keys = [_unpacked(each) for each in kept or ()]
+    return all(element_test(key)(dataset.get(f"{key.tag:08X}", {})) for key in keys)
+
+
+def stale_notices(before: float) -> Delete:
+    """The statement that forgets notices which nobody came for."""
+    return delete(workitem_notice).where(workitem_notice.c.at < before)

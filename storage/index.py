@@ -12,6 +12,7 @@ from storage.matching import Wanted, clause, vr_of
 from storage.names import key_columns, name_clause
 from storage.records import InstanceRecord, SeriesRecord, StudyRecord, from_row
 from storage.schema import instance, patient, series, study
+from storage.tags import has_tag
 
 PATIENT_COLUMNS, STUDY_COLUMNS, SERIES_COLUMNS, INSTANCE_COLUMNS = (columns_of(level) for level in Level)
 # What a rule or a required series may name: attributes of the series and of its study.
@@ -40,10 +41,11 @@ def studies(
     filters: Mapping[str, Wanted] | None = None,
     *,
     state: str | None = None,
+    tag: str | None = None,
     limit: int = 100,
     offset: int = 0,
 ) -> list[StudyRecord]:
-    """Read the studies that match, latest received first.
+    """Read the studies that match, latest received first; with ``tag`` those that a rule tagged so.
 
     ``filters`` are matching values by keyword, of patient, study or series (``Modality`` or ``ModalitiesInStudy``: any series has it).
     """
@@ -52,6 +54,8 @@ def studies(
         query = query.where(_study_filter(keyword, value))
     if state is not None:
         query = query.where(study.c.state == state)
+    if tag is not None:
+        query = query.where(has_tag(tag))
     rows = connection.execute(query.order_by(study.c.last_received_at.desc(), study.c.pk.desc()).limit(limit).offset(offset)).all()
     return _study(connection, rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from dicom_node import clock
@@ -18,6 +19,7 @@ def add(commands: Any) -> None:
     listing = command(studies, "list", "list studies, latest first", example="dicom-node study list --match Modality=MR --json")
     listing.add_argument("--match", action="append", default=[], metavar="KEYWORD=VALUE", help="DICOM matching, e.g. StudyDate=20260101-")
     listing.add_argument("--state", choices=["RECEIVING", "COMPLETE"])
+    listing.add_argument("--tag", metavar="TAG", help="only studies that a rule gave this tag")
     listing.add_argument("--limit", type=int, default=50)
     with_json(listing)
     listing.set_defaults(run=_list)
@@ -59,21 +61,24 @@ def _filters(pairs: Iterable[str]) -> dict[str, str]:
 
 def _list(arguments: argparse.Namespace) -> None:
     from storage import index
+    from storage.tags import tags_of
 
     with index_of(configuration(arguments)) as database, database.read() as connection:
         try:
-            found = index.studies(connection, _filters(arguments.match), state=arguments.state, limit=arguments.limit)
+            wanted = {"state": arguments.state, "tag": arguments.tag, "limit": arguments.limit}
+            found = index.studies(connection, _filters(arguments.match), **wanted)
+            tags = tags_of(connection, [each.study_uid for each in found])
         except ValueError as error:
             raise UsageError(str(error)) from error
     if arguments.json:
-        output.data(found)
+        output.data([{**asdict(each), "tags": tags.get(each.study_uid, [])} for each in found])
         return
     rows = [
         (each.study_uid, each.state, "\\".join(each.modalities), each.study_date, each.study_description, each.series, each.instances,
-         output.moment(each.last_received_at), each.flag)
+         output.moment(each.last_received_at), ", ".join(tags.get(each.study_uid, [])), each.flag)
         for each in found
     ]  # fmt: skip
-    output.table(("study", "state", "modalities", "date", "description", "series", "instances", "last received", "flag"), rows)
+    output.table(("study", "state", "modalities", "date", "description", "series", "instances", "last received", "tags", "flag"), rows)
 
 
 def _show(arguments: argparse.Namespace) -> None:

@@ -29,6 +29,7 @@ from storage.jobs import ClaimedJob, JobQueue
 from storage.records import RunRecord, StudyRecord
 from storage.rule_facts import HELD_EVENT, IMPORTED, to_forward
 from storage.runs import RunSpec, SelectionSpec
+from storage.tags import TAGGED_EVENT
 
 log = structlog.get_logger()
 
@@ -151,7 +152,7 @@ class RouteHandler(NodeHandler):
         for said, count in Counter(plan.ignored.values()).items():
             self._audit(connection, study, "route.ignored", f"rule {said.rule}, {count} series: {said.text}")
         for said in plan.tags:
-            self._audit(connection, study, "route.tagged", f"{said.text} (rule {said.rule})")
+            self._audit(connection, study, TAGGED_EVENT, f"{said.text} (rule {said.rule})", tag=said.text)
         if plan.urgency:
             self._audit(connection, study, "route.priority", f"{plan.urgency:+d} by rule {plan.urgent_by}")
         if held:
@@ -285,9 +286,9 @@ class RouteHandler(NodeHandler):
             return [record for record in of_rule if list(record.series_uids) == list(spec.series_uids)]
         return of_rule
 
-    def _audit(self, connection: Connection, study: StudyRecord, event: str, reason: str) -> None:
+    def _audit(self, connection: Connection, study: StudyRecord, event: str, reason: str, **more: str) -> None:
         log.info(event, reason=reason)
-        detail = {"revision": study.revision, "reason": reason}
+        detail = {"revision": study.revision, "reason": reason, **more}
         audit.record(connection, event, actor=ACTOR, study_uid=study.study_uid, detail=detail, at=self._clock())
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import update
 
-from storage import audit, copies, deliveries, runs
+from storage import audit, copies, deliveries, index, runs
 from storage.database import Database
 from storage.jobs import JobQueue
 from storage.rule_facts import HELD_EVENT, IMPORTED, Done, completed_since, done_with, facts_of, to_forward
 from storage.runs import RunSpec
 from storage.schema import instance, study
+from storage.tags import TAGGED_EVENT, tags_of
 from tests.contract.fill import add_instance, add_study
 
 
@@ -57,6 +58,17 @@ def test_copies_that_came_back_are_counted(filled: Database) -> None:
             copies.remember(connection, ["1.2.1.0", "1.2.1.1", *(f"9.{number}" for number in range(500))], "pacs", now=1.0)
         facts = facts_of(connection, ["1.1", "1.2"])
     assert (facts["1.1"].series["1.1.1"].copies, facts["1.2"].series["1.2.1"].copies) == (0, 2)
+
+
+def test_studies_are_found_by_their_tags(filled: Database) -> None:
+    with filled.begin() as connection:
+        for uid, tag in (("1.1", "odd"), ("1.1", "trauma"), ("1.2", "trauma"), ("1.1", "odd")):
+            audit.record(connection, TAGGED_EVENT, actor="routing", study_uid=uid, detail={"reason": f"{tag} (rule r)", "tag": tag})
+        audit.record(connection, "route.priority", actor="routing", study_uid="1.3", detail={"reason": "odd", "tag": "odd"})
+        assert tags_of(connection, ["1.1", "1.2", "1.3"]) == {"1.1": ["odd", "trauma"], "1.2": ["trauma"]}
+        assert {each.study_uid for each in index.studies(connection, tag="trauma")} == {"1.1", "1.2"}
+        assert [each.study_uid for each in index.studies(connection, tag="odd")] == ["1.1"]
+        assert index.studies(connection, tag="od%") == []
 
 
 def test_what_was_done_and_since_when(filled: Database) -> None:

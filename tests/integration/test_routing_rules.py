@@ -120,6 +120,8 @@ def test_a_study_is_held_until_a_person_releases_it(tmp_path: Path) -> None:
             assert (story.runs, story.deliveries) == ((), ())
             assert story.study.flag == "held for review (rule odd: look at it first)"
             assert events(node, uid, "route.tagged") == ["odd (rule odd)"]
+            (tagged,) = json.loads(command(node.node.config, "study", "list", "--tag", "odd", "--json").stdout)
+            assert (tagged["study_uid"], tagged["tags"]) == (uid, ["odd"])
             assert json_replay(node) == []
             done = command(node.node.config, "rule", "release", uid, "--reason", "seen")
             assert done.returncode == 0, done.stderr

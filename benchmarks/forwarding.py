@@ -159,11 +159,11 @@ def main() -> None:
             samples.append(measure(peers, dropped, arguments.studies, arguments.images, arguments.folder.resolve()))
             print(asdict(samples[-1]), f"{samples[-1].ratio:.2f}", flush=True)
     head = [
-        "peers",
+        "CT studies to",
         "CPU ms to receive an instance",
         "CPU ms to send it to a peer",
         f"ratio (limit {LIMIT})",
-        "bytes asked for",
+        "read, of their bytes",
         "from the disk",
     ]
     text = table(head, rows_of(samples))

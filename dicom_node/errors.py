@@ -14,7 +14,7 @@ DIMSE statuses of storage errors stand in :mod:`dicom_node.dimse.services.store`
 
 from __future__ import annotations
 
-from storage.errors import IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly, ReleaseConflict
+from storage.errors import IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly, ReleaseConflict, WorkitemRefused
 
 
 class NodeError(Exception):
@@ -66,6 +66,8 @@ def exit_code(error: BaseException) -> int:
 
 def http_status(error: BaseException) -> int:
     """The HTTP status that tells an error to a client."""
+    if isinstance(error, WorkitemRefused):
+        return _of_workitem(error.status)
     if isinstance(error, NotFound):
         return 404
     if isinstance(error, QuarantineConflict | ReleaseConflict):
@@ -75,3 +77,12 @@ def http_status(error: BaseException) -> int:
     if isinstance(error, NoSpace):
         return 507
     return 500
+
+
+def _of_workitem(status: int) -> int:
+    """PS3.18 11.4 to 11.8: what a workitem's state forbids is a conflict, what is wrong with the values a bad request."""
+    if status in (0xC307, 0xC308):
+        return 404
+    if status == 0x0124:
+        return 403
+    return 409 if status == 0x0111 or (status >= 0xC300 and status != 0xC309) else 400

@@ -30,7 +30,7 @@ from dicom_node.transcode import ChildrenBusy, Transcoder
 from dicom_node.web import conformance, openapi, viewer
 from dicom_node.web.api.routes import routes as api_routes
 from dicom_node.web.authentication import Gate
-from dicom_node.web.dicomweb import delete, stow, wado_uri
+from dicom_node.web.dicomweb import delete, stow, wado_uri, workitems
 from dicom_node.web.dicomweb.errors import WebError, failed, refused
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
 from dicom_node.web.dicomweb.stow import Uploads
@@ -64,7 +64,16 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
     transcoder = transcoder or Transcoder(wait=PLACE_WAIT)
     retrieve = [*dicomweb_routes(node, transcoder), *wado_uri.routes(node, transcoder)]
     described = [openapi.route(node), conformance.route(node)]
-    routes = [*health, *retrieve, *stow.routes(uploads), *delete.routes(node), *api_routes(node), *viewer.routes(node), *described]
+    routes = [
+        *health,
+        *retrieve,
+        *stow.routes(uploads),
+        *delete.routes(node),
+        *workitems.routes(node),
+        *api_routes(node),
+        *viewer.routes(node),
+        *described,
+    ]
     crowd = Middleware(Crowd, most=node.config.web.max_connections)
     gate = Middleware(Gate, settings=node.config.web, database=node.database)
     handlers = {**dict.fromkeys((WebError, ChildrenBusy, HTTPException, StorageError), refused), Exception: failed}

@@ -31,7 +31,8 @@ FRAMES: Final = (MULTIPART, OCTETS, "image/*", "video/*")
 
 MEANINGS: Final[Mapping[int, str]] = {
     200: "What was asked for",
-    202: "Some instances are stored; others failed, or were stored with a warning",
+    201: "It is made, under the address in Location",
+    202: "Accepted; of instances some are stored, and others failed or were stored with a warning",
     204: "Nothing to send",
     206: "A part: the range that was asked for, or what of it is not damaged",
     304: "The client has it already",
@@ -101,6 +102,7 @@ _STORE: Final = Operation(
     (MULTIPART, DICOM),
     "DataSet",
 )
+_WORKITEM: Final = (400, 404, 408, 409, 413, 415, 503)
 _DELETE: Final = Operation({204: ()}, (400, 404, 503), ("reason",))
 _WADO_URI: Final = _retrieve(DICOM, JPEG, PNG, GIF, parameters=(*WADO_URI, *RANGE_HEADERS), status=(200, 206), errors=(416,))
 _RENDERED: Final = _retrieve(JPEG, PNG, GIF, PDF, MULTIPART, parameters=RENDERING)
@@ -123,6 +125,12 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "{path}"): _retrieve(*FRAMES, "*/*", parameters=("accept", *RANGE_HEADERS), status=(200, 206), errors=(416,)),
     ("POST", "studies"): _STORE,
     ("POST", "{study}"): _STORE,
+    ("GET", "workitems"): _search(Level.STUDY),
+    ("POST", "workitems"): Operation({201: ()}, _WORKITEM, body=(DICOM_JSON, JSON)),
+    ("GET", "{workitem}"): Operation({200: MODELS}, (400, 404, 406, 503), ("accept",), model="DataSets"),
+    ("POST", "{workitem}"): Operation({200: ()}, _WORKITEM, ("transaction",), (DICOM_JSON, JSON)),
+    ("PUT", "state"): Operation({200: ()}, _WORKITEM, ("transaction",), (DICOM_JSON, JSON)),
+    ("POST", "cancelrequest"): Operation({202: ()}, _WORKITEM, body=(DICOM_JSON, JSON)),
     ("DELETE", "{study}"): _DELETE,
     ("DELETE", "{series}"): _DELETE,
     ("DELETE", "{instance}"): _DELETE,

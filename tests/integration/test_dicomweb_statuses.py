@@ -207,5 +207,5 @@ def test_what_the_conformance_statement_says_is_not_supported(web: Web, images: 
         assert asked.startswith("icc") or refused(web, f"{address(images[0], 'wado')}&{asked}") == 400
     headers = {"Content-Type": 'multipart/related; type="application/dicom+json"; boundary=x'}
     assert web.client.post("/studies", content=b"--x--", headers=headers).status_code == 415
-    assert refused(web, "/workitems") == 404
+    assert refused(web, "/subscribers/AE") == 404
     assert web.client.request("OPTIONS", "/studies").status_code == 405

@@ -110,7 +110,7 @@ def _ask(session: requests.Session, operation: APIOperation, mode: GenerationMod
     def ask(data: st.DataObject) -> None:
         case = data.draw(operation.as_strategy(mode, path_parameters=named or None))
         kwargs: dict[str, Any] = {}
-        if operation.method.upper() == "POST":
+        if operation.method.upper() in ("POST", "PUT"):
             media_type, body = data.draw(BODIES)
             kwargs = {"data": body, "headers": {"Content-Type": media_type}}
         response = case.call(session=session, timeout=30, **kwargs)

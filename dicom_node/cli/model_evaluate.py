@@ -16,8 +16,9 @@ from dicom_node.config import find_file, load
 from dicom_node.errors import CommandFailed, UsageError
 
 if TYPE_CHECKING:
-    from models.evaluation.evaluate import Report
+    from models.evaluation.evaluate import Comparison, Report
     from models.evaluation.run import Progress
+    from models.features.classical import Table
 
 FEWEST = 40  # draws: one beyond each end of an interval of 95 %
 REPORT, PAGE, ITEMS = "report.json", "report.html", "items.csv"
@@ -40,6 +41,12 @@ def add(models: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report goes")
     parser.add_argument("--against", metavar="BUNDLE", help="another model, on the same items: differences with paired intervals")
     parser.add_argument(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="a table of `model features`: the best classical model on it, fitted on train, beside this model on the same test items",
+    )
+    parser.add_argument(
         "--threshold",
         metavar="RULE",
         help="choose thresholds on the validation part: youden, sensitivity=0.95 (default: the model's)",
@@ -57,13 +64,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from models.datasets.splits import read_split
     from models.evaluation.evaluate import Options, evaluate
 
+    if arguments.against and arguments.baseline:
+        raise UsageError("a report compares with one: --against or --baseline")
     if arguments.replicates < FEWEST:
         raise UsageError(f"--replicates {arguments.replicates}: an interval of 95 % wants at least {FEWEST} draws")
     file = find_file(arguments.config)
     places = load(file).node if arguments.config or file.exists() else None
     folders, cache = (places.bundles, places.weights) if places else ((), None)
     bundle = load_bundle(arguments.bundle, folders)
-    against = load_bundle(arguments.against, folders) if arguments.against else None
+    against = load_bundle(arguments.against, folders) if arguments.against else _table(arguments.baseline)
     dataset = opened(arguments)
     splits = read_split(arguments.splits, dataset).parts if arguments.splits else None
     _make(arguments.out)
@@ -81,6 +90,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         report = evaluate(bundle, dataset, splits, arguments.split, against=against, options=options)
     _write(arguments.out, report)
     _tell(arguments, report)
+
+
+def _table(path: Path | None) -> Table | None:
+    if path is None:
+        return None
+    from models.features.classical import from_features
+    from models.features.table import read_features
+
+    return from_features(read_features(path))
 
 
 def _make(folder: Path) -> None:
@@ -112,12 +130,23 @@ def _tell(arguments: argparse.Namespace, report: Report) -> None:
         return
     rows = [(name, _text(each.value), _text(each.low), _text(each.high), each.n) for name, each in report.figures.items()]
     output.table(("figure", "value", "low", "high", "n"), rows)
+    if report.comparison is not None:
+        _beside(report.comparison)
     for note in report.notes:
         output.note(note)
     if report.measured.skipped:
         output.note(f"{len(report.measured.skipped)} items could not be used; the report lists them")
     for name in (PAGE, REPORT, ITEMS):
         output.line(f"wrote {arguments.out / name}")
+
+
+def _beside(other: Comparison) -> None:
+    output.line(f"beside {other.model.name} {other.model.version}".rstrip() + ", on the same items:")
+    rows = [
+        (name, _text(other.figures[name].value), _text(each.value), _text(each.low), _text(each.high))
+        for name, each in other.differences.items()
+    ]
+    output.table(("figure", "of the other", "this one is better or worse by", "low", "high"), rows)
 
 
 def _text(value: float | None) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
 from models.bundle import Bundle, file_sha256
 from models.datasets.protocol import DataSet, Item, Skipped, Task
-from models.evaluation import classification, detection, segmentation
+from models.evaluation import baseline, classification, detection, segmentation
 from models.evaluation.answers import BundleAnswers, answers_of
 from models.evaluation.bootstrap import REPLICATES, Figure, Resamples, Statistic, difference, figures, mean
 from models.evaluation.classification import Kind
@@ -21,6 +21,7 @@ from models.evaluation.protocol import Case, EvaluationImpossible, slug
 from models.evaluation.run import Measured, Progress, items_of, measure
 from models.evaluation.subgroups import Gap, Group, group_figures, groups_of, widest_gap
 from models.evaluation.thresholds import Threshold, choose_threshold, target_of
+from models.features.classical import Table
 
 #: Under this name stands the score from which on a detector's boxes are shown.
 BOXES = "boxes"
@@ -111,10 +112,10 @@ def evaluate(
     splits: Mapping[str, str] | None,
     split: str = "test",
     *,
-    against: Bundle | None = None,
+    against: Bundle | Table | None = None,
     options: Options | None = None,
 ) -> Report:
-    """Evaluate a bundle; ``against`` another one on the same items.
+    """Evaluate a bundle; ``against`` another one on the same items, or the best classical model on a table of features.
 
     Raises
     ------
@@ -122,6 +123,8 @@ def evaluate(
         Nothing can be compared, the split is empty, a threshold has no validation to come from, or a library is missing.
     Leak
         A subject is in two splits.
+    BaselineImpossible
+        No classical model can be fitted on the table.
     BundleInvalid, WeightsMissing, WeightsMismatch
     """
     options = options or Options()
@@ -136,7 +139,9 @@ def evaluate(
     judge = Judge(dataset.task, source.matched.classes, measured.cases, {label: each.value for label, each in thresholds.items()})
     data = Data(dataset.name, fingerprint(items), split if splits is not None else "all", len(items), len({item.subject for item in items}))
     compared = None
-    if against is not None:
+    if isinstance(against, Table):
+        compared = _features(against, measured, judge, splits, split, options)
+    elif against is not None:
         compared = _against(against, dataset, splits, items, judge, options)
     notes = (*source.matched.notes, *measured.notes)
     return report(model_of(bundle), data, measured, judge, thresholds, notes, options, gallery.worst(), compared, dataset.skipped)
@@ -288,6 +293,15 @@ def _against(
     measured = _measured(source, items, dataset, first.classes, options)
     judge = Judge(dataset.task, first.classes, measured.cases, {label: each.value for label, each in thresholds.items()})
     return model_of(bundle), measured, judge
+
+
+def _features(
+    table: Table, measured: Measured, judge: Judge, splits: Mapping[str, str] | None, split: str, options: Options
+) -> tuple[Model, Measured, Judge]:
+    best = baseline.fitted(table, judge.task, judge.classes, splits, split, options.seed)
+    other = replace(measured, cases=baseline.answers(best, measured.cases))
+    thresholds = {label: each.value for label, each in best.thresholds.items()}
+    return Model(baseline.name_of(best), "", ""), other, Judge(judge.task, judge.classes, other.cases, thresholds)
 
 
 def _comparison(

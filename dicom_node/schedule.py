@@ -15,7 +15,19 @@ from dicom_node.log import Repeated
 from dicom_node.node import Node, build_purger
 from dicom_node.releases.drift import Monitor
 from dicom_node.releases.scheduled import enqueue_due
-from storage import associations, audit, commitments, completion, deletion, deliveries, header_json, integrity, runs
+from storage import (
+    associations,
+    audit,
+    commitments,
+    completion,
+    deletion,
+    deliveries,
+    header_json,
+    integrity,
+    runs,
+    workitem_runs,
+    workitems,
+)
 from storage.completion import CompletionPolicy
 from storage.errors import IndexUnavailable
 from storage.header_json import HeaderMaker
@@ -28,6 +40,7 @@ HEADER_BATCH = 200
 SEAL_BATCH = 100
 DELETION_GRACE = 600.0  # seconds for which a deletion is its own process's to end
 COMMITMENTS_KEPT = 30 * 86400.0  # seconds for which a Transaction UID is known as used
+WORKITEMS_KEPT, LOCKED_WORKITEMS_KEPT = 2 * 86400.0, 30 * 86400.0  # seconds after the final state
 SCRUB_STARTED = "archive.scrub_started"
 HEADERS_QUIET = 3.0  # seconds without an instance after which header JSON is made
 HEADERS_PATIENCE = 30.0  # ... and for how long a stream of instances may put it off
@@ -166,6 +179,17 @@ class Duties:
         with self._node.database.begin() as connection:
             return commitments.forget(connection, self._node.clock() - COMMITMENTS_KEPT)
 
+    def tend_workitems(self) -> int:
+        """Let the workitems of runs follow them."""
+        with self._node.database.begin(durable=False) as connection:
+            return workitem_runs.catch_up(connection, by=self._node.config.node.ae_title, now=self._node.clock())
+
+    def forget_workitems(self) -> int:
+        """Remove final workitems after some days; one that a subscriber locks after a month."""
+        now = self._node.clock()
+        with self._node.database.begin() as connection:
+            return workitems.purge(connection, now - WORKITEMS_KEPT, locked_before=now - LOCKED_WORKITEMS_KEPT)
+
     def scrub(self) -> bool:
         """Read every instance and compare it with its digest, once in an interval, whoever of the processes comes first; whether it did."""
         now, interval = self._node.clock(), self._node.config.archive.scrub_interval
@@ -220,6 +244,8 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
         (duties.scrub, 3600.0),
         (duties.forget_commitments, 3600.0),
         (duties.retain, 30.0),
+        (duties.tend_workitems, 2.0),
+        (duties.forget_workitems, 600.0),
         (duties.watch_drift, 30.0),
         (duties.evaluate_releases, 60.0),
     ]

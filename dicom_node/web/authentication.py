@@ -1,8 +1,8 @@
 """Who may ask what over HTTP: bearer tokens, the Host and Origin of a request, and the headers that every answer bears (RFC 6750).
 
-Where tokens are configured, a request needs one that has the right: ``read`` for GET, ``store`` for POST and PUT,
-``delete`` for DELETE, and ``operate`` for what a person decides under /api. Where none are, only a loopback address is listened on, and whoever
-reaches it may do all that; ``allow_anonymous`` lets everybody read and store anywhere.
+Where tokens are configured, a request needs one that has the right: ``read`` for GET, ``store`` for POST and PUT, ``delete`` for DELETE,
+and ``operate`` for what a person decides under /api. Where none are, only a loopback address is listened on, and whoever reaches it may do
+all that; ``allow_anonymous`` lets everybody read and store anywhere.
 A request without a token must name this node as its Host (a page from elsewhere whose name was made to lead here does not), and no page
 of another origin gets an answer unless ``allowed_origins`` names it.
 """

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage import workitem_events, workitems
+from storage import runs, workitem_events, workitem_runs, workitems
 from storage import workitem_values as values
 from storage.database import Database
 from storage.errors import WorkitemRefused
@@ -218,3 +218,38 @@ def test_final_workitems_go_after_a_while_unless_somebody_locks_them(database: D
     assert [read(database, f"2.25.{number}").state for number in (2, 3)] == [State.CANCELED, State.SCHEDULED]
     with database.begin() as connection:
         assert workitems.purge(connection, 11.0, locked_before=11.0) == 1
+
+
+def test_the_workitem_of_a_run_follows_it_to_its_end(database: Database) -> None:
+    queue = JobQueue(database, clock=lambda: 1000.0)
+    specs = [runs.RunSpec("1.2", 1, ["1.2.1"], [(f"1.2.1.{n}", "00")], "rule", "brain", "1", "d") for n in range(3)]
+    with database.begin() as connection:
+        pks = [runs.create_run(connection, spec, queue=queue, now=1000.0) for spec in specs]
+    assert tended(database) == 3
+    assert tended(database) == 0
+    with database.begin() as connection:
+        done, failed, waiting = pks
+        assert done is not None
+        assert failed is not None
+        assert waiting is not None
+        for pk in (done, failed):
+            assert runs.start_run(connection, pk, "cpu", now=1001.0) is not None
+        runs.complete_run(connection, done, device="cpu", timings={}, findings={}, now=1002.0)
+        runs.fail_run(connection, failed, "no head", now=1002.0)
+    assert tended(database) == 2
+    with database.read() as connection:
+        items = {item.run_pk: item for item in workitems.list_items(connection)}
+    assert [items[pk].state for pk in pks] == [State.COMPLETED, State.CANCELED, State.SCHEDULED]
+    values.check_completed(items[done].shown)
+    assert "FAILED: no head" in str(items[failed].shown)
+    assert refused(move, database, "IN PROGRESS", LOCK, items[waiting].uid) == 0x0124
+    assert cancel(database, items[waiting].uid) == 0
+    with database.read() as connection:
+        assert runs.get_run(connection, waiting).state == "CANCELED"
+    assert read(database, items[waiting].uid).state is State.CANCELED
+    assert tended(database) == 0
+
+
+def tended(database: Database) -> int:
+    with database.begin() as connection:
+        return workitem_runs.catch_up(connection, by="NODE", now=1003.0)

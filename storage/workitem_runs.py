@@ -1,0 +1,106 @@
+"""The workitems of this node's own runs: they follow what the runs do, and never hold one up.
+
+A set-based look, not part of a run's transactions: whatever goes wrong here, runs go on. What a run was made of and what it made is read
+from the run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row, exists, func, select
+
+from storage import workitem_values as values
+from storage import workitems
+from storage.runs import objects_of
+from storage.schema import instance, patient, run, series, study, workitem
+from storage.workitem_values import Json, code, date_time, element
+from storage.workitems import State, Workitem
+
+AT_ONCE: Final = 100
+NEWEST: Final = 43_200.0  # seconds: an older run had its workitem, or none is made for it any more
+_OUT_OF_ORDER: Final = 1000  # keys of runs whose transactions ended after those of newer ones
+_STATES: Final = {"SCHEDULED": State.SCHEDULED, "IN_PROGRESS": State.IN_PROGRESS, "COMPLETED": State.COMPLETED}
+
+
+def catch_up(connection: Connection, *, by: str, now: float) -> int:
+    """Make the workitems of new runs, and bring those of others where their runs are; returns how many were touched."""
+    newest = connection.scalar(select(func.max(workitem.c.run_pk))) or 0
+    missing = ~exists().where(workitem.c.run_pk == run.c.pk)
+    query = select(run).where(run.c.pk > newest - _OUT_OF_ORDER, run.c.created_at > now - NEWEST, ~run.c.shadow, missing)
+    new = connection.execute(query.order_by(run.c.pk).limit(AT_ONCE)).all()
+    for row in new:
+        dataset = _dataset(connection, row)
+        workitems.create(connection, values.text(dataset, values.SOP_INSTANCE), dataset, by=by, now=now, run_pk=row.pk)
+    return len(new) + _follow(connection, by, now)
+
+
+def _follow(connection: Connection, by: str, now: float) -> int:
+    both = select(workitem.c.uid, *run.c).join(run, run.c.pk == workitem.c.run_pk)
+    differ = both.where(workitem.c.final_at.is_(None), (run.c.state != "SCHEDULED") & ~(_same()))
+    rows = connection.execute(differ.order_by(workitem.c.pk).limit(AT_ONCE)).all()
+    for row in rows:
+        item = workitems.get(connection, row.uid, lock=True)
+        state = _STATES.get(row.state, State.CANCELED)
+        workitems.follow(connection, item, state, by=by, now=now, dataset=_ended(connection, item, row) if state.final else None)
+    return len(rows)
+
+
+def _same() -> Any:
+    return (run.c.state == "IN_PROGRESS") & (workitem.c.state == State.IN_PROGRESS.value)
+
+
+def _dataset(connection: Connection, row: Row[Any]) -> Json:
+    uid = values.new_uid()
+    made: Json = {
+        values.SOP_INSTANCE: element("UI", uid),
+        values.STATE: element("CS", State.SCHEDULED),
+        values.PRIORITY: element("CS", "MEDIUM"),
+        values.READINESS: element("CS", "READY"),
+        values.LABEL: element("LO", row.bundle[:64]),
+        values.WORKLIST: element("LO", row.rule[:64] or "default"),
+        values.START: element("DT", date_time(row.created_at)),
+        values.CODES: element("SQ", code(row.bundle[:16], "99DICOMNODE", row.bundle[:64])),
+        values.INPUT: _references(connection, row.study_uid, [pair[0] for pair in row.input_set]),
+        values.STUDY: element("UI", row.study_uid),
+    }
+    about = select(patient.c.patient_id, patient.c.name, patient.c.birth_date, patient.c.sex, study.c.accession_number)
+    found = connection.execute(
+        about.join(study, study.c.patient_pk == patient.c.pk).where(study.c.study_uid == row.study_uid)
+    ).one_or_none()
+    if found is not None:
+        made["00100010"] = element("PN", {"Alphabetic": found.name}) if found.name else element("PN")
+        shown = (("00100020", "LO", found.patient_id), ("00100030", "DA", found.birth_date), ("00100040", "CS", found.sex))
+        made |= {tag: element(vr, value) if value else element(vr) for tag, vr, value in shown}
+        made[values.ACCESSION] = element("SH", found.accession_number) if found.accession_number else element("SH")
+    return made
+
+
+def _references(connection: Connection, study_uid: str, sop_uids: list[str]) -> Json:
+    """Instances as a sequence of their series (PS3.3 table 10-3b); one that is gone is left out."""
+    query = select(series.c.series_uid, instance.c.sop_class_uid, instance.c.sop_uid).join(series, series.c.pk == instance.c.series_pk)
+    found: dict[str, list[Json]] = {}
+    for start in range(0, len(sop_uids), 500):
+        for row in connection.execute(query.where(instance.c.sop_uid.in_(sop_uids[start : start + 500]))):
+            item = {"00081150": element("UI", row.sop_class_uid), "00081155": element("UI", row.sop_uid)}
+            found.setdefault(row.series_uid, []).append(item)
+    items = [
+        {values.STUDY: element("UI", study_uid), "0020000E": element("UI", uid), "00081199": element("SQ", *instances)}
+        for uid, instances in found.items()
+    ]
+    return element("SQ", *items)
+
+
+def _ended(connection: Connection, item: Workitem, row: Row[Any]) -> Json:
+    """The data set of a run that ended: what it made, or why it made nothing."""
+    ended = row.finished_at or item.updated_at
+    if row.state != "COMPLETED":
+        return workitems.canceled(item.dataset, {values.REASON: element("LT", f"{row.state}: {row.reason or 'no reason given'}")}, ended)
+    performed: Json = {
+        values.PERFORMED_STATION: element("SQ", code("DICOM_NODE", "99DICOMNODE", "dicom-node")),
+        values.PERFORMED_AT: element("DT", date_time(row.started_at or ended)),
+        values.PERFORMED_UNTIL: element("DT", date_time(ended)),
+        values.PERFORMED_CODES: item.dataset[values.CODES],
+        values.OUTPUT: _references(connection, row.study_uid, objects_of(connection, row.run_key)),
+    }
+    return {**item.dataset, values.PERFORMED: element("SQ", performed)}

@@ -66,7 +66,7 @@ _API: Final = {
     "of_release": _one("release", "query", "Only its model, by this release", _TEXT),
     "rule": _one("rule", "query", "By this rule only", _TEXT),
 }
-_API["match"]["schema"]["items"] = {"type": "string", "pattern": "^(PatientID|StudyDate|Modality|StudyDescription)=[A-Za-z0-9*-]*$"}
+_API["match"]["schema"]["items"] = {"type": "string", "pattern": r"^[^=\x00]+=[^\x00]*$"}
 _ACCEPT: Final = _one("accept", "query", "Media types, as in the header Accept", _ACCEPTED)
 _SEARCH: Final = {
     "limit": _one("limit", "query", "How many matches at most", _integer(0, MAX_NUMBER - 1)),

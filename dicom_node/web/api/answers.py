@@ -25,6 +25,8 @@ def answering(ask: Callable[[Request], Any]) -> Callable[[Request], Response]:
     """An endpoint out of a function that returns what is to be shown."""
 
     def endpoint(request: Request) -> Response:
+        if any("\0" in value for value in (*request.query_params.values(), *map(str, request.path_params.values()))):
+            raise BadRequest("the address has a NUL in it")
         try:
             return JSONResponse(plain(ask(request)))
         except CommandFailed as error:

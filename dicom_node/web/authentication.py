@@ -4,7 +4,7 @@ Where tokens are configured, a request needs one that has the right: ``read`` fo
 and ``operate`` for what a person decides under /api. Where none are, only a loopback address is listened on, and whoever reaches it may do
 all that; ``allow_anonymous`` lets everybody read and store anywhere.
 A request without a token must name this node as its Host (a page from elsewhere whose name was made to lead here does not), and no page
-of another origin gets an answer unless ``allowed_origins`` names it.
+of another origin gets an answer unless ``allowed_origins`` names it, or it is of this machine, no token is needed, and it only reads.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ class Authenticator:
         ours = (settings.host, socket.gethostname(), *settings.allowed_hosts)
         self._hosts = LOOPBACK_NAMES | {name.lower() for name in ours}
         self._origins = frozenset(settings.allowed_origins)
+        # What a page of this machine may read there, the program that serves it can read anyway.
+        self._local = loopback and not self._tokens
 
     def identify(self, headers: Headers) -> Principal | Refusal:
         """Who asks, by the Authorization header."""
@@ -115,16 +117,24 @@ class Authenticator:
             return False
         return True
 
-    def origin_is_foreign(self, headers: Headers) -> bool:
-        """Whether a page of another origin asks that is not allowed to."""
+    def origin_is_foreign(self, headers: Headers, method: str) -> bool:
+        """Whether a page of another origin asks that is not allowed to; a page of this machine may read where no token is needed."""
         origin = headers.get("origin")
         if origin is None or origin in self._origins:
+            return False
+        asked = headers.get("access-control-request-method", method) if method == "OPTIONS" else method
+        if self._is_local(origin) and RIGHT_OF_METHOD.get(asked) == READ:
             return False
         return origin.partition("://")[2].lower() != headers.get("host", "").lower()
 
     def allows_origin(self, origin: str | None) -> bool:
         """Whether answers to this origin say that its pages may read them."""
-        return origin is not None and origin in self._origins
+        return origin is not None and (origin in self._origins or self._is_local(origin))
+
+    def _is_local(self, origin: str) -> bool:
+        """Whether only this machine is listened to, everybody on it may read, and the page is of it too."""
+        scheme, _, host = origin.partition("://")
+        return self._local and scheme in ("http", "https") and host_name(host) in LOOPBACK_NAMES
 
     def _find(self, value: str) -> Principal | None:
         digest, found = _digest(value), None
@@ -200,7 +210,7 @@ class Gate:
         await (answer or self._app)(scope, receive, send_with_headers)
 
     async def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
-        if self._authenticator.origin_is_foreign(headers):
+        if self._authenticator.origin_is_foreign(headers, scope["method"]):
             return _answer(Refusal(403, "pages of this origin may not ask; see [web] allowed_origins"))
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             preflight = {"Access-Control-Allow-Methods": CORS_METHODS, "Access-Control-Allow-Headers": CORS_HEADERS}

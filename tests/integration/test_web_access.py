@@ -130,6 +130,24 @@ def test_pages_of_other_origins_get_nothing_unless_they_are_named(tmp_path: Path
         assert "access-control-allow-origin" not in web.client.get(f"{web.url}/studies").headers
 
 
+@pytest.mark.parametrize("page", ["http://localhost:3000", "http://127.0.0.1", "https://[::1]:8443"])
+def test_a_page_of_this_machine_may_read_where_no_token_is_needed_and_only_this_machine_is_answered(tmp_path: Path, page: str) -> None:
+    with web_node(tmp_path / "local") as web:
+        found = web.client.get(f"{web.url}/studies", headers={"Origin": page})
+        assert (found.status_code, found.headers["access-control-allow-origin"]) == (204, page)
+        asked = {"Origin": page, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "accept"}
+        assert web.client.options(f"{web.url}/studies", headers=asked).status_code == 204
+        assert web.store([file()], Origin=page).status_code == 403
+        assert web.client.options(f"{web.url}/studies", headers={**asked, "Access-Control-Request-Method": "POST"}).status_code == 403
+        assert web.client.post(f"http://127.0.0.1:{web.port}/api/jobs/1/retry?reason=x", headers={"Origin": page}).status_code == 403
+        for other in ("http://localhost.evil.example", "http://127.0.0.1.evil.example:80", "file://localhost", "null"):
+            assert get(web, Origin=other) == 403, other
+    with web_node(tmp_path / "tokens", web=TOKENS) as web:
+        assert get(web, Origin=page, **bearer(READER)) == 403
+    with web_node(tmp_path / "all", web='host = "0.0.0.0"\nallow_anonymous = true') as web:
+        assert get(web, Origin=page) == 403
+
+
 def test_every_answer_bears_the_headers_that_keep_browsers_safe(tmp_path: Path) -> None:
     with web_node(tmp_path) as web:
         answers = [

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, exists, func, select
 from storage import workitem_values as values
 from storage import workitems
 from storage.runs import objects_of
-from storage.schema import instance, patient, run, series, study, workitem
+from storage.schema import instance, job, patient, run, series, study, workitem
 from storage.workitem_values import Json, code, date_time, element
 from storage.workitems import State, Workitem
 
@@ -55,7 +55,7 @@ def _dataset(connection: Connection, row: Row[Any]) -> Json:
     made: Json = {
         values.SOP_INSTANCE: element("UI", uid),
         values.STATE: element("CS", State.SCHEDULED),
-        values.PRIORITY: element("CS", "MEDIUM"),
+        values.PRIORITY: element("CS", _priority(connection, row.job_pk)),
         values.READINESS: element("CS", "READY"),
         values.LABEL: element("LO", row.bundle[:64]),
         values.WORKLIST: element("LO", row.rule[:64] or "default"),
@@ -74,6 +74,12 @@ def _dataset(connection: Connection, row: Row[Any]) -> Json:
         made |= {tag: element(vr, value) if value else element(vr) for tag, vr, value in shown}
         made[values.ACCESSION] = element("SH", found.accession_number) if found.accession_number else element("SH")
     return made
+
+
+def _priority(connection: Connection, job_pk: int | None) -> str:
+    """That of its job, in the standard's three words."""
+    added = connection.scalar(select(job.c.priority).where(job.c.pk == job_pk)) or 0
+    return "HIGH" if added > 0 else "LOW" if added < 0 else "MEDIUM"
 
 
 def _references(connection: Connection, study_uid: str, sop_uids: list[str]) -> Json:

@@ -33,6 +33,7 @@ COMMANDS = (
     "viewer",
     "study",
     "job",
+    "workitem",
     "rule",
     "model",
     "data",

@@ -22,6 +22,7 @@ STEPS = {
     "routing": ["benchmarks.routing"],
     "forwarding": ["benchmarks.forwarding"],
     "queue": ["benchmarks.queue"],
+    "workitems": ["benchmarks.workitems"],
     "kill9": ["benchmarks.campaigns.kill9"],
     "powercut": ["benchmarks.campaigns.powercut"],
 }
@@ -38,6 +39,7 @@ SMALL = {
     "preprocessing": ["--repetitions", "1", "--side", "256"],
     "routing": ["--studies", "500", "--repeats", "5"],
     "forwarding": ["--repetitions", "1", "--studies", "1", "--images", "20"],
+    "workitems": ["--repetitions", "1", "--workitems", "40"],
     "queue": ["--jobs", "200", "--runs", "1", "--kills", "5"],
     "kill9": ["--kills", "5"],
     "powercut": ["--cuts", "2", "--orthanc-cuts", "1"],

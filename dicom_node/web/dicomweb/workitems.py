@@ -97,14 +97,16 @@ class _Worklist:
     async def update(self, request: Request) -> Response:
         uid, dataset = _uid(request), await dataset_of(request, self._stall)
         lock, by, now = _transaction(request, dataset), principal_of(request).name, self._node.clock()
-        await self._write(lambda connection: workitems.change(connection, uid, dataset, lock, by=by, now=now))
+        await self._write(lambda connection: workitems.change(connection, uid, dataset, lock, by=by, now=now), durable=False)
         return _done(request, 200)
 
     async def change_state(self, request: Request) -> Response:
         uid, dataset = _uid(request), await dataset_of(request, self._stall)
         state, lock = text(dataset, values.STATE), _transaction(request, dataset)
         by, now = principal_of(request).name, self._node.clock()
-        status = await self._write(lambda connection: workitems.change_state(connection, uid, state, lock, by=by, now=now))
+        # As with the node's own jobs, a claim that a power cut takes back is claimed again; what was completed stays so.
+        durable = state != workitems.State.IN_PROGRESS
+        status = await self._write(lambda connection: workitems.change_state(connection, uid, state, lock, by=by, now=now), durable=durable)
         log.info("workitem.state", workitem=uid, state=state, by=by)
         return _done(request, 200, status)
 
@@ -115,9 +117,11 @@ class _Worklist:
         log.info("workitem.cancel_requested", workitem=uid, by=by)
         return _done(request, 202, status)
 
-    async def _write(self, change: Callable[[Connection], Any]) -> Any:
+    async def _write(self, change: Callable[[Connection], Any], *, durable: bool = True) -> Any:
+        """Change something in a transaction; one that is not durable is synced with the next that is (completing a workitem, say)."""
+
         def run() -> Any:
-            with self._node.database.begin() as connection:
+            with self._node.database.begin(durable=durable) as connection:
                 return change(connection)
 
         return await run_in_threadpool(run)

@@ -1,11 +1,14 @@
-"""C-MOVE (PS3.4 C.4.2): instances go to a configured peer, over one association with it; the requestor hears how far that is."""
+"""C-MOVE (PS3.4 C.4.2): instances go to a configured peer; the requestor hears how far that is.
+
+They go over one association, or over one after the other where they need more presentation contexts than one has room for.
+"""
 
 from __future__ import annotations
 
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -56,16 +59,18 @@ class MoveService(RetrieveService):
             return
         progress = Progress(len(instances))
         if instances:
-            run = SubOperationRun(self._archive, self._transcoding, instances, progress, self._buffers, priority=message.command.priority)
-            originator = (association.context.calling_ae, message.command.message_id)
-            reach = lambda: self._destinations.associate(title, propose(instances, self._transcoding))  # noqa: E731
-            move = Move(run, reach, originator)
+            parts = [self._part(title, some, progress, message.command.priority) for some in divide(instances, self._transcoding)]
+            move = Move(parts, progress, (association.context.calling_ae, message.command.message_id))
             try:
                 move.start()
                 self._attend(retrieving, move)
             finally:
                 move.stop()
         retrieving.conclude(progress)
+
+    def _part(self, title: str, instances: Sequence[StoredInstance], progress: Progress, priority: int) -> Part:
+        run = SubOperationRun(self._archive, self._transcoding, instances, progress, self._buffers, priority=priority)
+        return Part(run, lambda: self._destinations.associate(title, propose(instances, self._transcoding)))
 
     def _attend(self, retrieving: Retrieving, move: Move) -> None:
         """Tell the requestor how far it is, and hear it cancel, until the move has ended."""
@@ -79,14 +84,20 @@ class MoveService(RetrieveService):
                 retrieving.respond(PENDING, counts)
 
 
+class Part(NamedTuple):
+    """What goes over one association, and how that is opened."""
+
+    run: SubOperationRun
+    reach: Callable[[], Requestor]
+
+
 class Move:
     """The sub-operations of one C-MOVE, in a thread of their own."""
 
-    def __init__(self, run: SubOperationRun, reach: Callable[[], Requestor], originator: tuple[str, int]) -> None:
-        self.progress = run.progress
+    def __init__(self, parts: Sequence[Part], progress: Progress, originator: tuple[str, int]) -> None:
+        self.progress = progress
         self.ended = threading.Event()
-        self._run = run
-        self._reach = reach
+        self._parts = parts
         self._originator = originator
         self._association: Requestor | None = None
         self._thread = threading.Thread(target=self._work, name="move", daemon=True)
@@ -105,31 +116,55 @@ class Move:
 
     def _work(self) -> None:
         try:
-            self._send()
+            for part in self._parts:
+                if not self.progress.canceled.is_set():
+                    self._send(part, last=part is self._parts[-1])
         except Exception as error:  # noqa: BLE001 - the requestor must get its final response
             log.error("move.failed", **describe(error))
-            self._run.fail_rest("processing failed")
+            for part in self._parts:
+                part.run.fail_rest("processing failed")
         finally:
             self.ended.set()
-            self._run.close()
+            for part in self._parts:
+                part.run.close()
 
-    def _send(self) -> None:
+    def _send(self, part: Part, *, last: bool) -> None:
         why = "the destination ends its associations"
         for _ in range(_REACHES):
             settled = self.progress.completed + self.progress.warning
             try:
-                with self._reach() as self._association:
+                with part.reach() as self._association:
                     channel = StoreChannel(self._association.connection, self._association.max_pdu, self._association.accepted)
-                    self._run.run(channel, originator=self._originator)
-                    self.ended.set()  # the release is no longer the requestor's concern
+                    part.run.run(channel, originator=self._originator)
+                    if last:
+                        self.ended.set()  # the release is no longer the requestor's concern
             except (DimseError, StorageError) as error:
                 why = f"{error.step}: {type(error).__name__}" if isinstance(error, DimseError) else type(error).__name__
                 log.warning("move.association_lost", why=str(error))
-            if self._run.done or self.progress.canceled.is_set():
+            if part.run.done or self.progress.canceled.is_set():
                 return
             if self.progress.completed + self.progress.warning == settled:
                 break  # nothing came through: another attempt would not either
-        self._run.fail_rest(why)
+        part.run.fail_rest(why)
+
+
+def divide(instances: Sequence[StoredInstance], transcoding: Transcoding) -> list[list[StoredInstance]]:
+    """Instances in as few groups as there must be for each to need no more presentation contexts than one association has."""
+    classes: dict[str, list[StoredInstance]] = {}
+    for each in instances:
+        classes.setdefault(each.sop_class_uid, []).append(each)
+    group: dict[str, int] = {}
+    number = used = 0
+    for sop_class, some in classes.items():
+        needed = len(propose(some, transcoding))
+        if used and used + needed > MAX_CONTEXTS:
+            number, used = number + 1, 0
+        used += needed
+        group[sop_class] = number
+    groups: list[list[StoredInstance]] = [[] for _ in range(number + 1)]
+    for each in instances:  # in the order in which they lie on the disk
+        groups[group[each.sop_class_uid]].append(each)
+    return groups
 
 
 def propose(instances: Sequence[StoredInstance], transcoding: Transcoding) -> Contexts:
@@ -148,9 +183,7 @@ def propose(instances: Sequence[StoredInstance], transcoding: Transcoding) -> Co
         native = [uid for uid in changed if uid in UNCOMPRESSED]
         compressed = [uid for uid in changed if uid not in UNCOMPRESSED]
         more += [(sop_class, group) for group in (native, compressed) if group]
-    if len(exact) + len(more) <= MAX_CONTEXTS:
-        return exact + more
-    return [(sop_class, [*syntaxes, *UNCOMPRESSED]) for sop_class, syntaxes in stored.items()][:MAX_CONTEXTS]
+    return (exact + more)[:MAX_CONTEXTS]
 
 
 UNCOMPRESSED: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")

@@ -16,6 +16,7 @@ from pynetdicom.transport import AssociationSocket
 from tests.postgresql import binaries
 
 ROOT = Path(__file__).resolve().parent.parent
+NO_IMAGES = "no folder of real images: set DICOM_NODE_DATA"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,9 +45,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("postgresql") and binaries() is None:
         unavailable(item.config, "no PostgreSQL server is installed")
     if item.get_closest_marker("real_data") and data_folder() is None:
-        pytest.skip("no folder of real images: set DICOM_NODE_DATA")
+        pytest.skip(NO_IMAGES)
     if item.get_closest_marker("root") and os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say it aloud where real images were missing, also with --require-peers: they come with no machine."""
+    skipped = sum(NO_IMAGES in str(each.longrepr) for each in terminalreporter.stats.get("skipped", []))
+    if skipped:
+        terminalreporter.section("NOT TESTED", sep="!", red=True, bold=True)
+        terminalreporter.line(f"{skipped} tests with real images were skipped: {NO_IMAGES}", red=True, bold=True)
 
 
 @pytest.fixture(autouse=True)

@@ -132,7 +132,7 @@ def _find(arguments: argparse.Namespace) -> int:
                 if not arguments.json:
                     output.line("\t".join(shown(match, asked)))
         except FindEnded as error:
-            ended = str(error)
+            ended = f"{error}: {error.comment}" if error.comment else str(error)
     if arguments.json:
         output.data([match.to_json_dict() for match in matches])
     if ended:

@@ -28,11 +28,12 @@ MAX_MATCH: Final = 16 << 20
 
 
 class FindEnded(DimseError):
-    """The peer ended the query with something else than Success."""
+    """The peer ended the query with something else than Success; its comment is no part of the text, because it may name a patient."""
 
     def __init__(self, status: int, comment: str) -> None:
-        super().__init__(f"the query ended with {status:04X}{f': {comment}' if comment else ''}")
+        super().__init__(f"the query ended with {status:04X}")
         self.status = status
+        self.comment = comment
 
 
 def find_contexts() -> list[tuple[str, list[str]]]:

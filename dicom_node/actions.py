@@ -13,13 +13,14 @@ from dicom_node.errors import CommandFailed, UsageError
 from storage import commitments, completion, deliveries, index, recalls, releases, runs
 from storage.errors import NotFound
 from storage.jobs import JobQueue
+from storage.rule_facts import HELD
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dicom_node.config import Config
     from storage.database import Database
-    from storage.records import ReleaseRecord
+    from storage.records import JobRecord, ReleaseRecord
 
 
 def study_of(connection: Connection, uid: str) -> str:
@@ -68,15 +69,12 @@ def _usable(connection: Connection, reference: str) -> ReleaseRecord:
     past = releases.events(connection, found.pk)
     if not any(event.after == releases.State.DEPLOYED for event in past):
         raise CommandFailed(f"{found.name} {found.version} was never deployed: its results go nowhere; see: dicom-node release deploy")
-    if recalls.is_recalled(connection, found.digest):
-        raise CommandFailed(f"{found.name} {found.version} was recalled: nothing is run with it any more")
+    recalls.refuse_recalled(connection, found)
     return found
 
 
 def release_study(config: Config, database: Database, uid: str, *, who: str, why: str, now: float) -> tuple[str, int]:
     """Let a study go on that a rule holds for review; what it returns and raises is that of `rerun_study`."""
-    from dicom_node.work.route import HELD
-
     with database.begin() as connection:
         study = index.study_record(connection, study_of(connection, uid))
         if study is None:
@@ -100,13 +98,15 @@ def retry_job(config: Config, database: Database, pk: int, *, who: str) -> None:
     Raises
     ------
     NotFound, CommandFailed
-        There is none; it is neither failed nor canceled, a live job does the same, or its peer is not configured any more.
+        There is none; it is neither failed nor canceled, a live job does the same, its peer is not configured any more, or what it would
+        run or send was recalled.
     """
     queue = JobQueue(database)
     found = queue.get(pk)
     if found.kind in ("deliver", "commit"):
         _refuse_unserved(config, found.queue)
     with database.begin() as connection:
+        _refuse_recalled(connection, found)
         if not queue.requeue(found.pk, f"by {who}", connection=connection):
             raise CommandFailed(
                 f"job {found.pk} is {found.state}: only failed and canceled jobs are retried, and only where no live job does the same"
@@ -126,6 +126,17 @@ def cancel_job(database: Database, pk: int, *, who: str, why: str) -> None:
     found = queue.get(pk)
     if not queue.cancel(found.pk, f"{why} ({who})", running=True):
         raise CommandFailed(f"job {found.pk} is {found.state}: there is nothing to cancel")
+
+
+def _refuse_recalled(connection: Connection, found: JobRecord) -> None:
+    if found.kind == "infer":
+        run_pk: int | None = int(found.payload["run_pk"])
+    elif found.kind == "deliver":
+        run_pk = deliveries.get_delivery(connection, int(found.payload["delivery_pk"])).run_pk
+    else:
+        return
+    if run_pk is not None and recalls.is_recalled_run(connection, run_pk):
+        raise CommandFailed(f"run {run_pk} was recalled: its model is not run and its result not sent any more")
 
 
 def _refuse_unserved(config: Config, queue: str) -> None:

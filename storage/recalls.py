@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, select, update
 
 from storage import audit, deliveries, runs
+from storage.errors import ReleaseConflict
 from storage.jobs import JobQueue
-from storage.records import RunRecord, from_row
-from storage.schema import delivery, delivery_instance, job, run
+from storage.records import ReleaseRecord, RunRecord, from_row
+from storage.schema import delivery, delivery_instance, job, model_release, release_event, run
 
+RETIRED_FOR = "recalled: "  # how the reason begins for which a recalled release was retired
 SENDING = "IN_PROGRESS"  # of a delivery's job: an object may be on its way at this moment
 
 
@@ -30,8 +32,22 @@ def touched(connection: Connection, digest: str) -> list[RunRecord]:
 
 
 def is_recalled(connection: Connection, digest: str) -> bool:
-    """Whether a run of a release was recalled."""
-    return connection.scalar(select(run.c.pk).where(run.c.release_digest == digest, run.c.recalled_at.is_not(None)).limit(1)) is not None
+    """Whether a release was recalled: what it is to be retired for, or, of a folder's bundle, what its runs say."""
+    retired = select(release_event.c.pk).join(model_release, model_release.c.pk == release_event.c.release_pk)
+    retired = retired.where(model_release.c.digest == digest, release_event.c.reason.startswith(RETIRED_FOR, autoescape=True))
+    runs_of = select(run.c.pk).where(run.c.release_digest == digest, run.c.recalled_at.is_not(None))
+    return any(connection.scalar(query.limit(1)) is not None for query in (retired, runs_of))
+
+
+def refuse_recalled(connection: Connection, release: ReleaseRecord) -> None:
+    """Raise ReleaseConflict for a release that was recalled: it comes into use no more."""
+    if is_recalled(connection, release.digest):
+        raise ReleaseConflict(f"{release.name} {release.version} ({release.digest[:12]}) was recalled: nothing is run with it any more")
+
+
+def is_recalled_run(connection: Connection, run_pk: int) -> bool:
+    """Whether a run's result was recalled."""
+    return connection.scalar(select(run.c.recalled_at).where(run.c.pk == run_pk)) is not None
 
 
 def holders(connection: Connection, run_pk: int) -> list[str]:

@@ -21,6 +21,7 @@ from storage.schema import audit, delivery, delivery_instance, instance, patient
 OF_INSTANCES = ("ImageType", "SOPClassUID", "Rows", "Columns", "BitsAllocated", "NumberOfFrames", "AvailableTransferSyntaxUID")
 MOST_VALUES = 64
 IMPORTED = "imported"  # why a study is complete that nothing was received of
+HELD = "held for review"  # how the flag of a study begins that a rule holds
 HELD_EVENT = "route.held"  # audited where a rule holds a study for review
 COUNT = "NumberOfSeriesRelatedInstances"
 # What stands in the index of every series; anything else is read from the header of one of its instances.

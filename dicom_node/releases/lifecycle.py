@@ -13,7 +13,7 @@ from dicom_node.releases.history import written_down
 from dicom_node.releases.report import Report, plain_metrics, read_report
 from models.bundle import Bundle
 from models.weights import resolve_weights
-from storage import release_watch, releases
+from storage import recalls, release_watch, releases
 from storage.database import Database
 from storage.records import EvaluationRecord, ReleaseRecord
 
@@ -73,7 +73,9 @@ def _belongs(report: Report, bundle: Bundle) -> None:
 def shadow(config: Config, database: Database, reference: str, *, who: str, reason: str, now: float) -> ReleaseRecord:
     """Let a release look on."""
     with written_down(database, config.releases_root) as connection:
-        return releases.shadow(connection, releases.find(connection, reference).pk, actor=who, reason=reason, now=now)
+        release = releases.find(connection, reference)
+        recalls.refuse_recalled(connection, release)
+        return releases.shadow(connection, release.pk, actor=who, reason=reason, now=now)
 
 
 def retire(config: Config, database: Database, reference: str, *, who: str, reason: str, now: float) -> ReleaseRecord:
@@ -89,6 +91,8 @@ def deploy(config: Config, database: Database, reference: str, *, who: str, reas
     ------
     CommandFailed
         They do not; with each figure and what is asked for.
+    ReleaseConflict
+        It was recalled.
     BundleInvalid, WeightsMissing, WeightsMismatch
         Its files are not what they were, or weights that it refers to are not here.
     """
@@ -97,6 +101,7 @@ def deploy(config: Config, database: Database, reference: str, *, who: str, reas
     bundle = read_release(config.releases_root, release.digest)
     resolve_weights(bundle, config.node.weights)
     with written_down(database, config.releases_root) as connection:
+        recalls.refuse_recalled(connection, release)
         verdict = gate.judge(gate.demands(config, bundle), release_watch.evaluations(connection, release.pk))
         if not verdict.passed or verdict.evaluation is None:
             raise CommandFailed(f"{release.name} {release.version} ({release.digest[:12]}) is not deployed: {verdict.why_not}")
@@ -111,5 +116,6 @@ def rollback(config: Config, database: Database, name: str, *, who: str, reason:
     """Put the release back that was deployed before the present one. It passed the gate then, and is not asked again."""
     with written_down(database, config.releases_root) as connection:
         release, replaced = releases.rollback(connection, name, actor=who, reason=reason, now=now)
+        recalls.refuse_recalled(connection, release)
         resolve_weights(read_release(config.releases_root, release.digest), config.node.weights)  # else nothing is changed
     return Deployed(release, replaced)

@@ -21,7 +21,6 @@ from dicom_node.results.context import EncodedObject
 from dicom_node.results.rejection import rejection_note
 from dicom_node.results.uids import device_uid
 from storage import recalls, releases, runs
-from storage.archive import EmittedObject
 from storage.errors import Damaged, NotFound, QuarantineConflict
 from storage.records import RunRecord
 
@@ -96,7 +95,7 @@ def _retire(node: Node, digest: str, who: str, reason: str, now: float) -> None:
         except NotFound:
             return
         if release.state != releases.State.RETIRED:
-            releases.retire(connection, release.pk, actor=who, reason=f"recalled: {reason}", now=now)
+            releases.retire(connection, release.pk, actor=who, reason=f"{recalls.RETIRED_FOR}{reason}", now=now)
 
 
 def _recall(node: Node, run: RunRecord, who: str, reason: str, now: float) -> Recalled:
@@ -121,7 +120,7 @@ def _recall(node: Node, run: RunRecord, who: str, reason: str, now: float) -> Re
             with node.database.begin() as connection:
                 mark(connection)
         else:
-            node.archive.store_emitted([_emitted(note, run.run_key)], in_transaction=mark)
+            node.archive.store_emitted([note.emitted(run.run_key)], in_transaction=mark)
     except QuarantineConflict:
         new = False
     if new:
@@ -152,16 +151,4 @@ def _note(node: Node, run: RunRecord, headers: list[Dataset], reason: str, now: 
         software_version=dicom_node.__version__,
         reason=reason,
         at=now,
-    )
-
-
-def _emitted(note: EncodedObject, run_key: str) -> EmittedObject:
-    return EmittedObject(
-        sop_class_uid=note.sop_class_uid,
-        sop_instance_uid=note.sop_instance_uid,
-        study_uid=note.study_uid,
-        series_uid=note.series_uid,
-        transfer_syntax_uid=note.transfer_syntax_uid,
-        dataset_bytes=note.dataset_bytes,
-        run_key=run_key,
     )

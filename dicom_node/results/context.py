@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 
+from storage.archive import EmittedObject
+
 from .forms import Form
 
 
@@ -88,3 +90,15 @@ class EncodedObject:
     dataset_bytes: bytes
     summary: str
     forms: tuple[str, ...] = ()
+
+    def emitted(self, run_key: str) -> EmittedObject:
+        """The object as the archive takes it, made by a run."""
+        return EmittedObject(
+            sop_class_uid=self.sop_class_uid,
+            sop_instance_uid=self.sop_instance_uid,
+            study_uid=self.study_uid,
+            series_uid=self.series_uid,
+            transfer_syntax_uid=self.transfer_syntax_uid,
+            dataset_bytes=self.dataset_bytes,
+            run_key=run_key,
+        )

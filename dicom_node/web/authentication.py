@@ -27,6 +27,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_node.config import WebTable, is_loopback
+from dicom_node.viewer import BASE
 from dicom_node.web.dicomweb.errors import answer
 from storage import audit
 from storage.database import Database
@@ -36,7 +37,6 @@ log = structlog.get_logger()
 
 READ, STORE, DELETE, OPERATE = "read", "store", "delete", "operate"
 API: Final = "/api"
-VIEWER: Final = "/viewer"
 RIGHT_OF_METHOD: Final[Mapping[str, str]] = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "POST": STORE, "PUT": STORE, "DELETE": DELETE}
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -161,7 +161,7 @@ def right_of(method: str, path: str) -> str:
 
 def is_open(path: str) -> bool:
     """Whether an address is for everybody: health, and the viewer's files, in which no patient's data are."""
-    return path in OPEN_PATHS or path == VIEWER or path.startswith(f"{VIEWER}/")
+    return path in OPEN_PATHS or path == BASE or path.startswith(f"{BASE}/")
 
 
 def host_name(host: str) -> str:

@@ -98,6 +98,8 @@ class Copies:
         if syntax not in _PLAIN:
             try:
                 data, syntax = self._transcoder.transcode(data, syntax, EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN
+            except ChildrenBusy:
+                raise
             except TranscodeError:
                 raise Refused("its pixels cannot be decoded") from None
         dataset = read_dataset(BytesIO(data), syntax == IMPLICIT_VR_LITTLE_ENDIAN, is_little_endian=True)

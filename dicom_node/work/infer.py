@@ -21,7 +21,6 @@ from dicom_node.work.inference import Answer, Beside, FilePart, Request, negativ
 from models.bundle import Bundle
 from models.errors import BundleInvalid
 from storage import deliveries, index, release_watch, runs
-from storage.archive import EmittedObject
 from storage.errors import Damaged, IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly
 from storage.jobs import ClaimedJob
 from storage.records import RunRecord
@@ -236,7 +235,7 @@ class InferHandler(NodeHandler):
                 self._deliver(connection, ended, objects, negative)
 
         if objects:
-            self._archive.store_emitted([_emitted(each, run.run_key) for each in objects], in_transaction=in_transaction)
+            self._archive.store_emitted([each.emitted(run.run_key) for each in objects], in_transaction=in_transaction)
         else:
             with self._database.begin() as connection:
                 in_transaction(connection)
@@ -265,15 +264,3 @@ class InferHandler(NodeHandler):
         except (BundleInvalid, NotFound, Damaged, ValueError) as error:
             log.warning("report.impossible", run=run.pk, why=type(error).__name__)
             return []
-
-
-def _emitted(encoded: EncodedObject, run_key: str) -> EmittedObject:
-    return EmittedObject(
-        sop_class_uid=encoded.sop_class_uid,
-        sop_instance_uid=encoded.sop_instance_uid,
-        study_uid=encoded.study_uid,
-        series_uid=encoded.series_uid,
-        transfer_syntax_uid=encoded.transfer_syntax_uid,
-        dataset_bytes=encoded.dataset_bytes,
-        run_key=run_key,
-    )

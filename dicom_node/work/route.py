@@ -27,14 +27,13 @@ from storage.completion import hold_revision
 from storage.database import Database
 from storage.jobs import ClaimedJob, JobQueue
 from storage.records import RunRecord, StudyRecord
-from storage.rule_facts import HELD_EVENT, IMPORTED, to_forward
+from storage.rule_facts import HELD, HELD_EVENT, IMPORTED, to_forward
 from storage.runs import RunSpec, SelectionSpec
 from storage.tags import TAGGED_EVENT
 
 log = structlog.get_logger()
 
 ACTOR = "routing"
-HELD = "held for review"
 
 
 @dataclass(frozen=True)

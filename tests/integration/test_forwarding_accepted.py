@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
-from pydicom.uid import MRImageStorage
-from pynetdicom import AE, evt
+from pynetdicom import evt
 
-from dicom_node.dimse.contexts import EXPLICIT_VR_LITTLE_ENDIAN
 from storage import quarantine
+from tests.mr_peer import mr_peer
 from tests.node import bright_series, command, peer, running, send, settings, uid_of
 
 KEEP = '\n[[rule]]\nname = "keep"\nforward = ["pacs"]\n'
 
 
-@contextlib.contextmanager
-def taking(received: list[tuple[str, str]]) -> Iterator[int]:
-    """A peer that takes whatever it is sent and keeps SOP Instance UID and Series Description."""
-    ae = AE("PACS")
-    ae.add_supported_context(MRImageStorage, EXPLICIT_VR_LITTLE_ENDIAN)
+def taking(received: list[tuple[str, str]]) -> contextlib.AbstractContextManager[int]:
+    """A peer that keeps SOP Instance UID and Series Description of what it takes."""
 
     def store(event: evt.Event) -> int:
         received.append((str(event.dataset.SOPInstanceUID), str(event.dataset.SeriesDescription)))
         return 0x0000
 
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
-    assert server is not None
-    try:
-        yield int(server.server_address[1])
-    finally:
-        server.shutdown()
+    return mr_peer(store)
 
 
 def test_what_was_accepted_in_place_of_another_is_sent_on_once_more(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from threading import Thread
 
+import pytest
 from pydicom import dcmread
 from pydicom.uid import RLELossless
 
-from dicom_node.work.forward_copies import KEY_FILE, secret_of
+from dicom_node.config_rules import Deidentify
+from dicom_node.transcode import ChildrenBusy, Transcoder
+from dicom_node.work.forward_copies import KEY_FILE, Copies, secret_of
 from tests.node import StepNode, bright_series, command, peer, running, send, settings, uid_of
 
 
@@ -73,6 +76,23 @@ def test_what_comes_late_belongs_to_what_the_peer_has_and_two_peers_cannot_compa
             assert len(found) == 2
             assert not set(first) & set(second)
             assert set(first.values()) != set(second.values())
+
+
+def test_a_busy_moment_is_no_refusal(tmp_path: Path) -> None:
+    images = bright_series(1)
+    images[0].compress(RLELossless, generate_instance_uid=False)
+    with running(settings(tmp_path / "node", more=peer("other", 9))) as node:
+        send(node, images, tmp_path / "files")
+        (stored_one,) = node.node.archive.instances(uid_of(images))
+        none_free = Transcoder(children=1, wait=0.01)
+        none_free._pool._places.acquire()
+        try:
+            copies = Copies(node.node.config, node.node.config.peer_named("other"), Deidentify(), none_free)
+            with pytest.raises(ChildrenBusy):
+                copies.item(stored_one)
+        finally:
+            none_free._pool._places.release()
+            none_free.close()
 
 
 def test_whoever_asks_first_makes_the_one_secret(tmp_path: Path) -> None:

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset
-from pydicom.uid import CTImageStorage, MRImageStorage
-from pynetdicom import AE, evt
+from pydicom.uid import CTImageStorage
+from pynetdicom import evt
 
 from dicom_node.config import load
-from dicom_node.dimse.contexts import EXPLICIT_VR_LITTLE_ENDIAN
 from storage.jobs import JobQueue
+from tests.mr_peer import mr_peer
 from tests.node import bright_series, peer, running, send, settings, uid_of
 
 KEEP = '\n[[rule]]\nname = "keep"\nforward = ["pacs"]\n'
 
 
-@contextlib.contextmanager
-def only_mr(received: list[str]) -> Iterator[int]:
-    """A peer that takes nothing but MR images."""
-    ae = AE("PACS")
-    ae.add_supported_context(MRImageStorage, EXPLICIT_VR_LITTLE_ENDIAN)
+def only_mr(received: list[str]) -> contextlib.AbstractContextManager[int]:
+    """A peer that keeps the SOP Instance UIDs of what it takes."""
 
     def store(event: evt.Event) -> int:
         received.append(str(event.dataset.SOPInstanceUID))
         return 0x0000
 
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
-    assert server is not None
-    try:
-        yield int(server.server_address[1])
-    finally:
-        server.shutdown()
+    return mr_peer(store)
 
 
 def test_what_a_peer_refuses_for_good_is_told_though_it_took_the_rest(tmp_path: Path) -> None:
@@ -54,29 +45,22 @@ def test_what_a_peer_refuses_for_good_is_told_though_it_took_the_rest(tmp_path: 
 
 def test_what_a_peer_says_of_a_patient_stays_in_its_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = bright_series(3)
-    ae = AE("PACS")
-    ae.add_supported_context(MRImageStorage, EXPLICIT_VR_LITTLE_ENDIAN)
 
     def refuse(event: evt.Event) -> Dataset:
         answer = Dataset()
         answer.Status, answer.ErrorComment = 0xC123, "no order for JANE DOE"
         return answer
 
-    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, refuse)])
-    assert server is not None
-    try:
-        with running(settings(tmp_path / "node", more=peer("pacs", int(server.server_address[1])) + KEEP)) as node:
-            send(node, images, tmp_path / "files")
-            node.work()
-            story = node.story(uid_of(images))
-            (sent,) = story.deliveries
-            assert [each.comment for each in sent.instances] == ["no order for JANE DOE"] * 3
-            assert (sent.delivery.state, "C123" in str(sent.delivery.detail)) == ("FAILED", True)
-            jobs = JobQueue(node.node.database)
-            elsewhere = [sent.delivery.detail, story.audit, [(each, jobs.events(each.pk)) for each in jobs.list()], capsys.readouterr()]
-            assert "DOE" not in str(elsewhere)
-    finally:
-        server.shutdown()
+    with mr_peer(refuse) as port, running(settings(tmp_path / "node", more=peer("pacs", port) + KEEP)) as node:
+        send(node, images, tmp_path / "files")
+        node.work()
+        story = node.story(uid_of(images))
+        (sent,) = story.deliveries
+        assert [each.comment for each in sent.instances] == ["no order for JANE DOE"] * 3
+        assert (sent.delivery.state, "C123" in str(sent.delivery.detail)) == ("FAILED", True)
+        jobs = JobQueue(node.node.database)
+        elsewhere = [sent.delivery.detail, story.audit, [(each, jobs.events(each.pk)) for each in jobs.list()], capsys.readouterr()]
+        assert "DOE" not in str(elsewhere)
 
 
 def test_an_original_that_is_damaged_here_holds_up_no_other(tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def test_a_recall_marks_results_and_tells_those_who_have_them_once(tmp_path: Pat
             assert "RECALLED" in shown
             assert "bright is wrong" in shown
 
+            (canceled,) = [each.run for each in node.story(waiting).runs]
+            for job in (canceled.job_pk, run.deliveries[0].delivery.job_pk):
+                retried = command(config, "job", "retry", str(job))
+                assert retried.returncode == 1
+            assert "was recalled" in command(config, "job", "retry", str(canceled.job_pk)).stderr
+
             again = command(config, "release", "recall", "tiny", "--reason", "once more")
             assert again.returncode == 0, again.stderr
             assert "2 of them were recalled before" in again.stdout

@@ -163,6 +163,9 @@ def test_a_study_is_rerun_by_an_earlier_release_but_by_none_that_may_not_be_used
         assert command(node.node.config, "release", "recall", "tiny@1", "--reason", "bad").returncode == 0
         recalled = command(node.node.config, *asked, "tiny@1")
         assert (recalled.returncode, "was recalled" in recalled.stderr) == (1, True)
+        for step in (["deploy", "tiny@1"], ["shadow", "tiny@1"], ["rollback", "tiny"]):
+            refused = command(node.node.config, "release", *step, "--reason", "after all")
+            assert (refused.returncode, "was recalled" in refused.stderr) == (1, True), step
         assert node.work() == 0
 
 

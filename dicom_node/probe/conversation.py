@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from io import BytesIO
 
@@ -16,7 +17,7 @@ from dicom_node.finding import identifier
 from dicom_node.probe.commitment import Committed, ask
 from dicom_node.probe.objects import ProbeStudy, again, probe_study
 from dicom_node.results.context import EncodedObject
-from dicom_node.transcode import ChildrenBusy, TranscodeError, Transcoder
+from dicom_node.transcode import TranscodeError, Transcoder
 from dicom_node.work.associating import associate_peer
 from dicom_node.work.changing import UIDS
 
@@ -117,17 +118,19 @@ def _syntaxes(config: Config, peer: Peer, study: ProbeStudy, kinds: Sequence[Kin
     if not pictures:
         return ()
     best = max(pictures, key=lambda each: len(each.syntaxes))
-    transcoder, stored = Transcoder(), []
-    for name in (name for name in COMPRESSED if name in best.syntaxes):
-        copy = again(study, best.kind, name)
-        try:
-            made = transcoder.transcode(copy.dataset_bytes, copy.transfer_syntax_uid, UIDS[name])
-            with associate_peer(config, peer, [(best.sop_class_uid, [UIDS[name]])]) as association:
-                if association.store(_item(replace(copy, dataset_bytes=made, transfer_syntax_uid=UIDS[name]))).ok:
-                    stored.append(name)
-        except (TranscodeError, ChildrenBusy, DimseError):
-            continue
-    return tuple(stored)
+    with closing(Transcoder()) as transcoder:
+        offered = [name for name in COMPRESSED if name in best.syntaxes]
+        return tuple(name for name in offered if _takes(config, peer, again(study, best.kind, name), name, transcoder))
+
+
+def _takes(config: Config, peer: Peer, picture: EncodedObject, name: str, transcoder: Transcoder) -> bool:
+    """Whether a peer stores a picture in a transfer syntax."""
+    try:
+        made = transcoder.transcode(picture.dataset_bytes, picture.transfer_syntax_uid, UIDS[name])
+        with associate_peer(config, peer, [(picture.sop_class_uid, [UIDS[name]])]) as association:
+            return association.store(_item(replace(picture, dataset_bytes=made, transfer_syntax_uid=UIDS[name]))).ok
+    except (TranscodeError, DimseError):
+        return False
 
 
 def _item(encoded: EncodedObject) -> StoreItem:

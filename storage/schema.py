@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
-    BigInteger,
     Boolean,
     Column,
     Float,
@@ -16,7 +15,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
@@ -24,23 +22,50 @@ from sqlalchemy import (
     text,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from storage.schema_base import Big, Bytewise, metadata, pk_column
 
-# Compared byte by byte on PostgreSQL too, whatever its locale, so that an index serves ranges and beginnings.
-Bytewise = Text().with_variant(Text(collation="C"), "postgresql")
-Big = BigInteger().with_variant(Integer, "sqlite")
+# Tables of one topic stand in files of their own; who asks for a table finds all of them here.
+from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
 
-
-def _pk() -> Column[int]:
-    return Column("pk", Big, primary_key=True, autoincrement=True)
-
+__all__ = [
+    "Big",
+    "Bytewise",
+    "archive_info",
+    "association",
+    "association_study",
+    "audit",
+    "commitment",
+    "commitment_request",
+    "completion",
+    "delivery",
+    "delivery_instance",
+    "drift",
+    "drift_input",
+    "emitted",
+    "instance",
+    "instance_header",
+    "job",
+    "job_event",
+    "location",
+    "metadata",
+    "model_release",
+    "patient",
+    "quarantine",
+    "release_evaluation",
+    "release_event",
+    "release_flag",
+    "retention_hold",
+    "run",
+    "segment",
+    "selection",
+    "series",
+    "study",
+    "tombstone",
+    "workitem",
+    "workitem_event",
+    "workitem_notice",
+    "workitem_subscription",
+]
 
 archive_info = Table(
     "archive_info",
@@ -52,7 +77,7 @@ archive_info = Table(
 patient = Table(
     "patient",
     metadata,
-    _pk(),
+    pk_column(),
     Column("patient_id", Bytewise, nullable=False),
     Column("issuer", Text, nullable=False, server_default=""),
     Column("name", Text, nullable=False, server_default=""),
@@ -75,7 +100,7 @@ for _group in ("name_ideographic_key", "name_phonetic_key"):
 study = Table(
     "study",
     metadata,
-    _pk(),
+    pk_column(),
     Column("study_uid", Text, nullable=False, unique=True),
     Column("patient_pk", Big, ForeignKey("patient.pk"), nullable=False, index=True),
     Column("study_date", Bytewise, nullable=False, server_default="", index=True),
@@ -102,7 +127,7 @@ Index("ix_study_state_last", study.c.state, study.c.last_received_at)
 series = Table(
     "series",
     metadata,
-    _pk(),
+    pk_column(),
     Column("series_uid", Text, nullable=False),
     Column("study_pk", Big, ForeignKey("study.pk"), nullable=False),
     Column("modality", Text, nullable=False, server_default=""),
@@ -128,7 +153,7 @@ Index("ix_series_modality", series.c.study_pk, series.c.modality)
 instance = Table(
     "instance",
     metadata,
-    _pk(),
+    pk_column(),
     Column("sop_uid", Text, nullable=False, unique=True),
     Column("sop_class_uid", Text, nullable=False),
     Column("study_pk", Big, ForeignKey("study.pk"), nullable=False),
@@ -166,7 +191,7 @@ instance_header = Table(
 segment = Table(
     "segment",
     metadata,
-    _pk(),
+    pk_column(),
     Column("name", Text, nullable=False, unique=True),  # path relative to the archive root
     Column("study_uid", Text, nullable=False, index=True),
     Column("state", String(16), nullable=False, server_default="OPEN"),  # OPEN | SEALED
@@ -180,7 +205,7 @@ segment = Table(
 location = Table(
     "location",
     metadata,
-    _pk(),
+    pk_column(),
     Column("instance_pk", Big, ForeignKey("instance.pk", ondelete="CASCADE"), nullable=False),
     Column("segment_pk", Big, ForeignKey("segment.pk"), nullable=False),
     Column("member_offset", Big, nullable=False),  # of the member's pax header
@@ -204,7 +229,7 @@ emitted = Table(
 tombstone = Table(
     "tombstone",
     metadata,
-    _pk(),
+    pk_column(),
     Column("sop_uid", Text, nullable=False, index=True),
     Column("study_uid", Text, nullable=False),
     Column("digest", String(64), nullable=False),
@@ -218,7 +243,7 @@ tombstone = Table(
 quarantine = Table(
     "quarantine",
     metadata,
-    _pk(),
+    pk_column(),
     Column("kind", String(16), nullable=False),  # conflict | malformed
     Column("state", String(16), nullable=False, server_default="HELD"),  # HELD | ACCEPTED | DISCARDED
     Column("sop_uid", Text, nullable=False, server_default="", index=True),
@@ -270,7 +295,7 @@ completion = Table(
     "completion",
     metadata,
     # One row each time a study completes. `study` keeps the last one; here is the history, and what the frozen input set was.
-    _pk(),
+    pk_column(),
     Column("study_uid", Text, nullable=False),
     Column("revision", Integer, nullable=False),
     Column("at", Float, nullable=False),
@@ -284,7 +309,7 @@ completion = Table(
 job = Table(
     "job",
     metadata,
-    _pk(),
+    pk_column(),
     Column("kind", String(16), nullable=False),  # route | infer | deliver | commit | evaluate | headers
     Column("queue", Text, nullable=False),  # what a worker claims by: "route", "infer", "deliver:<peer>", ...
     Column("dedupe_key", Text, nullable=False),
@@ -332,7 +357,7 @@ Index("ix_job_failed", job.c.queue, sqlite_where=text("state = 'FAILED'"), postg
 job_event = Table(
     "job_event",
     metadata,
-    _pk(),
+    pk_column(),
     Column("job_pk", Big, ForeignKey("job.pk", ondelete="CASCADE"), nullable=False, index=True),
     Column("at", Float, nullable=False),
     Column("state", String(16), nullable=False),
@@ -343,7 +368,7 @@ job_event = Table(
 selection = Table(
     "selection",
     metadata,
-    _pk(),
+    pk_column(),
     Column("study_uid", Text, nullable=False),
     Column("study_revision", Integer, nullable=False),
     Column("rule", Text, nullable=False),
@@ -358,7 +383,7 @@ Index("ix_selection_study", selection.c.study_uid, selection.c.study_revision)
 run = Table(
     "run",
     metadata,
-    _pk(),
+    pk_column(),
     # Hash of UIDs and digests of the selected instances, release digest and parameters; unique over all runs.
     Column("run_key", String(64), nullable=False, unique=True),
     Column("study_uid", Text, nullable=False, index=True),
@@ -399,78 +424,10 @@ Index(
     postgresql_where=text("state IN ('SCHEDULED', 'IN_PROGRESS')"),
 )
 
-workitem = Table(
-    "workitem",
-    metadata,
-    # Unified Procedure Steps (PS3.4 annex CC): of our runs, and of whoever manages or performs tasks from outside.
-    _pk(),
-    Column("uid", Text, nullable=False, unique=True),
-    Column("state", String(16), nullable=False, server_default="SCHEDULED"),  # SCHEDULED | IN PROGRESS | COMPLETED | CANCELED
-    Column("transaction_uid", Text),  # the lock of who performs it: compared with, never shown
-    Column("performer", Text),
-    Column("priority", String(16), nullable=False, server_default="MEDIUM"),  # HIGH | MEDIUM | LOW
-    Column("readiness", String(16), nullable=False, server_default="READY"),
-    Column("label", Text, nullable=False, server_default=""),
-    Column("worklist_label", Text, nullable=False, server_default=""),
-    Column("scheduled_start", Bytewise, nullable=False, server_default=""),
-    Column("patient_id", Bytewise, nullable=False, server_default=""),
-    Column("accession_number", Bytewise, nullable=False, server_default=""),
-    Column("study_uid", Text, nullable=False, server_default="", index=True),
-    Column("dataset", JSON, nullable=False),  # DICOM JSON; what stands in columns and what a run knows better is put in when it is read
-    Column("run_pk", Big, ForeignKey("run.pk"), index=True),  # NULL: performed by somebody else
-    Column("created_by", Text, nullable=False),
-    Column("created_at", Float, nullable=False),
-    Column("updated_at", Float, nullable=False),
-    Column("final_at", Float),
-)
-Index("ix_workitem_state", workitem.c.state, workitem.c.scheduled_start)
-Index("ix_workitem_final", workitem.c.final_at, sqlite_where=text("final_at IS NOT NULL"), postgresql_where=text("final_at IS NOT NULL"))
-
-workitem_event = Table(
-    "workitem_event",
-    metadata,
-    _pk(),
-    Column("workitem_pk", Big, ForeignKey("workitem.pk", ondelete="CASCADE"), nullable=False, index=True),
-    Column("at", Float, nullable=False),
-    Column("type", Integer, nullable=False),  # Event Type ID (PS3.4 table CC.2.4-1)
-    Column("actor", Text, nullable=False),
-    Column("content", JSON, nullable=False),  # DICOM JSON of the report
-)
-
-workitem_subscription = Table(
-    "workitem_subscription",
-    metadata,
-    _pk(),
-    Column("aet", Text, nullable=False),
-    Column("target", Text, nullable=False),  # a workitem's UID, or that of the global or the filtered global subscription
-    Column("channel", String(8), nullable=False),  # web | dimse
-    Column("active", Boolean, nullable=False, server_default=text("true")),  # false: left out of the global subscription
-    Column("deletion_lock", Boolean, nullable=False, server_default=text("false")),
-    Column("filter", JSON),  # matching keys of a filtered subscription
-    Column("suspended_at", Float),  # nothing newer is subscribed to
-    Column("created_at", Float, nullable=False),
-    UniqueConstraint("aet", "target"),
-)
-Index("ix_workitem_subscription_target", workitem_subscription.c.target)
-
-workitem_notice = Table(
-    "workitem_notice",
-    metadata,
-    # A report on its way to one subscriber; gone once it was sent.
-    _pk(),
-    Column("aet", Text, nullable=False),
-    Column("channel", String(8), nullable=False),
-    Column("uid", Text, nullable=False),
-    Column("type", Integer, nullable=False),
-    Column("content", JSON, nullable=False),
-    Column("at", Float, nullable=False),
-)
-Index("ix_workitem_notice_aet", workitem_notice.c.channel, workitem_notice.c.aet, workitem_notice.c.pk)
-
 delivery = Table(
     "delivery",
     metadata,
-    _pk(),
+    pk_column(),
     Column("run_pk", Big, ForeignKey("run.pk"), index=True),
     Column("study_uid", Text, nullable=False, index=True),
     Column("peer", Text, nullable=False),
@@ -521,7 +478,7 @@ commitment_request = Table(
     "commitment_request",
     metadata,
     # Storage commitment asked by us (PS3.4 J.3), for the instances of a delivery.
-    _pk(),
+    pk_column(),
     Column("transaction_uid", Text, nullable=False, unique=True),
     Column("delivery_pk", Big, ForeignKey("delivery.pk", ondelete="CASCADE"), nullable=False, index=True),
     Column("peer", Text, nullable=False),
@@ -544,7 +501,7 @@ commitment = Table(
     "commitment",
     metadata,
     # Storage commitment asked of us: the transaction, durable before its N-ACTION is answered.
-    _pk(),
+    pk_column(),
     Column("transaction_uid", Text, nullable=False),
     Column("peer", Text, nullable=False),
     Column("request_digest", String(64), nullable=False),  # BLAKE3 of the references: tells a repeated request from another one
@@ -576,7 +533,7 @@ Index(
 audit = Table(
     "audit",
     metadata,
-    _pk(),
+    pk_column(),
     Column("at", Float, nullable=False),
     Column("event", Text, nullable=False),
     Column("study_uid", Text, index=True),
@@ -589,7 +546,7 @@ model_release = Table(
     "model_release",
     metadata,
     # A bundle version by its release digest; its files lie in the data folder under that digest.
-    _pk(),
+    pk_column(),
     Column("name", Text, nullable=False, index=True),
     Column("version", Text, nullable=False),
     Column("digest", String(64), nullable=False, unique=True),
@@ -610,7 +567,7 @@ release_event = Table(
     "release_event",
     metadata,
     # Every transition: who, when, why.
-    _pk(),
+    pk_column(),
     Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False, index=True),
     Column("at", Float, nullable=False),
     Column("actor", Text, nullable=False),
@@ -624,7 +581,7 @@ release_evaluation = Table(
     "release_evaluation",
     metadata,
     # How a release did on a data set, with the report as it was read.
-    _pk(),
+    pk_column(),
     Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False, index=True),
     Column("source", String(16), nullable=False),  # report: handed in by a person | scheduled: made by this node
     Column("digest", String(64), nullable=False),  # SHA-256 of the report
@@ -643,7 +600,7 @@ release_flag = Table(
     "release_flag",
     metadata,
     # What a person has to look at; one open flag of a kind a release.
-    _pk(),
+    pk_column(),
     Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False),
     Column("kind", String(16), nullable=False),  # drift | evaluation
     Column("raised_at", Float, nullable=False),
@@ -663,7 +620,7 @@ drift_input = Table(
     "drift_input",
     metadata,
     # What one run of a release was given, in numbers and coded header values; never identity.
-    _pk(),
+    pk_column(),
     Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False),
     Column("run_pk", Big, nullable=False, unique=True),
     Column("at", Float, nullable=False),
@@ -675,7 +632,7 @@ drift = Table(
     "drift",
     metadata,
     # One look at the newest inputs of a release, beside its training data.
-    _pk(),
+    pk_column(),
     Column("release_pk", Big, ForeignKey("model_release.pk"), nullable=False, index=True),
     Column("at", Float, nullable=False),
     Column("newest_input_pk", Big, nullable=False),

@@ -13,11 +13,12 @@ from starlette.routing import BaseRoute
 
 from dicom_node.config import Config, DatabaseTable
 from dicom_node.node import LeasedAssociations, Node, build_server, open_node, prepare
+from dicom_node.web.page_route import PageRoute
 
 
 @dataclass(frozen=True)
 class Registered:
-    """What a node serves: SOP class > service, and the routes of its web application."""
+    """What a node serves: SOP class > service, and the routes of its web application but for its pages."""
 
     config: Config
     services: Mapping[str, Any]
@@ -26,7 +27,8 @@ class Registered:
 
 def registered(node: Node, routes: Sequence[BaseRoute]) -> Registered:
     """What a node that is open registers."""
-    return Registered(node.config, build_server(node, LeasedAssociations(node)).services, routes)
+    interface = [route for route in routes if not isinstance(route, PageRoute)]
+    return Registered(node.config, build_server(node, LeasedAssociations(node)).services, interface)
 
 
 @contextlib.contextmanager

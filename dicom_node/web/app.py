@@ -5,6 +5,7 @@
 /metrics     Prometheus text; no patient identity; for who may read
 /api         studies, jobs, rules, peers and releases as JSON, and what a person decides about them
 /viewer      the viewer, where it is installed
+/static      style and script of the pages
 /dicom-web   search, retrieve and store (PS3.18); /wado for older viewers; all of it described in openapi.json
 """
 
@@ -31,11 +32,13 @@ from dicom_node.web import conformance, openapi, viewer
 from dicom_node.web.api.routes import routes as api_routes
 from dicom_node.web.authentication import Gate
 from dicom_node.web.dicomweb import delete, stow, wado_uri, workitems
-from dicom_node.web.dicomweb.errors import WebError, failed, refused
+from dicom_node.web.dicomweb.errors import WebError, failed
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
 from dicom_node.web.dicomweb.stow import Uploads
 from dicom_node.web.limits import PLACE_WAIT, Crowd, DeadlineProtocol
 from dicom_node.web.metrics import CONTENT_TYPE, render
+from dicom_node.web.pages import preferences, site
+from dicom_node.web.pages.errors import refused
 from storage.errors import StorageError
 
 SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'"}
@@ -72,6 +75,8 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
         *workitems.routes(node),
         *api_routes(node),
         *viewer.routes(node),
+        *site.routes(),
+        *preferences.routes(),
         *described,
     ]
     crowd = Middleware(Crowd, most=node.config.web.max_connections)

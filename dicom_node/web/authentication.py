@@ -160,8 +160,8 @@ def right_of(method: str, path: str) -> str:
 
 
 def is_open(path: str) -> bool:
-    """Whether an address is for everybody: health, and the viewer's files, in which no patient's data are."""
-    return path in OPEN_PATHS or path == BASE or path.startswith(f"{BASE}/")
+    """Whether an address is for everybody: health, the pages' style and script, and the viewer's files, in which no patient's data are."""
+    return path in OPEN_PATHS or path == BASE or path.startswith((f"{BASE}/", "/static/"))
 
 
 def host_name(host: str) -> str:

@@ -19,6 +19,7 @@ from dicom_node.node import Node
 from dicom_node.web.authentication import API, is_open
 from dicom_node.web.dicomweb.resources import PREFIX
 from dicom_node.web.openapi_parameters import ENTITY_HEADERS, PARAMETERS, RANGE_HEADERS, RENDERING, WADO_URI, searching
+from dicom_node.web.page_route import PageRoute
 from storage.attributes import Level
 
 PATH: Final = f"{PREFIX}/openapi.json"
@@ -212,7 +213,7 @@ def document(routes: Iterable[BaseRoute], *, with_token: bool) -> dict[str, Any]
     """
     paths: dict[str, dict[str, Any]] = {}
     for each in routes:
-        if isinstance(each, Route):
+        if isinstance(each, Route) and not isinstance(each, PageRoute):
             path = each.path.replace(":path}", "}")
             for method in sorted((each.methods or set()) - {"HEAD"}):
                 paths.setdefault(path, {})[method.lower()] = _described(method, path)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +50,13 @@ def install(config: Config, given: Path | None = None) -> Installation:
     Raises
     ------
     CommandFailed
-        It cannot be fetched, is not the package that it should be, or cannot be written; what was there stays.
+        It cannot be fetched, is not the package that it should be, or cannot be written; what was there stays. Or it is being
+        installed already.
     """
     root = root_of(config)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".new-") as temporary:
+        with _alone(root), tempfile.TemporaryDirectory(dir=root, prefix=".new-") as temporary:
             package = given or tarball.fetch(Path(temporary))
             tarball.verify(package)
             made = Path(temporary) / "viewer"
@@ -60,14 +64,32 @@ def install(config: Config, given: Path | None = None) -> Installation:
             build(package, made)
             os.sync()  # before its name says that it is whole
             _put(made, root / VERSION)
+            _clear(root, but={VERSION, made.parent.name})
     except OSError as error:
         raise CommandFailed(f"the viewer cannot be written to {root}: {error.strerror or error}") from None
-    for other in root.iterdir():
-        if other.name != VERSION:
-            shutil.rmtree(other, ignore_errors=True)
     found = installed(config)
     assert found is not None
     return found
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Held by one installation at a time; whoever dies lets go of it."""
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise CommandFailed("the viewer is being installed already; wait for that") from None
+    finally:
+        os.close(folder)
+
+
+def _clear(root: Path, *, but: set[str]) -> None:
+    """Remove other versions, and what an installation left that was killed."""
+    for other in root.iterdir():
+        if other.name not in but:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _put(made: Path, place: Path) -> None:

@@ -142,7 +142,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "openapi.json"): Operation({200: (JSON,)}, ()),
     ("GET", "viewer"): Operation({200: (HTML,), 308: ()}, (404,)),
     ("GET", "{file}"): Operation({200: ("*/*",), 206: ("*/*",), 304: ()}, (404, 416)),
-    ("GET", "api/studies"): _asked("match", "study_state", "limit", "offset", many=True),
+    ("GET", "api/studies"): _asked("match", "study_state", "tag", "limit", "offset", many=True),
     ("GET", "api/studies/{study}"): _asked(),
     ("GET", "api/studies/{study}/plan"): _asked(),
     ("GET", "api/jobs"): _asked("job_state", "kind", "of_study", "limit", many=True),

@@ -58,6 +58,7 @@ _API: Final = {
         "style": "form",
         "explode": True,
     },
+    "tag": _one("tag", "query", "That a rule gave the study", {"type": "string"}),
     "study_state": _one("state", "query", "Of the study", {"enum": ["RECEIVING", "COMPLETE"]}),
     "job_state": _one("state", "query", "Of the job", {"enum": ["SCHEDULED", "IN_PROGRESS", "COMPLETED", "CANCELED", "FAILED"]}),
     "kind": _one("kind", "query", "Of the job", {"enum": ["route", "infer", "deliver", "commit"]}),

@@ -24,6 +24,7 @@ HOLDING = """
 [[rule]]
 name = "hold"
 hold = "look at it first"
+tags = ["first"]
 """
 
 
@@ -47,7 +48,8 @@ def test_a_study_is_held_released_and_its_delivery_retried_over_http(tmp_path: P
         send(node, images, tmp_path / "in")
         node.work()
         uid = uid_of(images)
-        (found,) = get("studies", match="Modality=MR", state="COMPLETE")
+        (found,) = get("studies", match="Modality=MR", state="COMPLETE", tag="first")
+        assert get("studies", tag="second") == []
         assert (found["study_uid"], found["flag"].startswith("held for review")) == (uid, True)
         assert [each["rule"] for each in get(f"studies/{uid}/plan")["held"]] == ["hold"]
         assert "reason is needed" in post(f"studies/{uid}/release", 400)["error"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -121,6 +123,22 @@ def test_with_tokens_its_files_are_open_and_the_data_are_not(tmp_path: Path, pac
     with serving(config) as web:
         assert web.client.get(f"http://127.0.0.1:{web.port}/viewer/").status_code == 200
         assert web.client.get(f"{web.url}/studies").status_code == 401
+
+
+def test_two_installations_at_once_are_one(tmp_path: Path, package: Path) -> None:
+    config = settings(tmp_path / "node")
+    root_of(config).mkdir(parents=True)
+    (root_of(config) / ".new-of-one-that-was-killed").mkdir()
+    other = os.open(root_of(config), os.O_RDONLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(CommandFailed, match="being installed already"):
+            install(config, package)
+        assert installed(config) is None
+    finally:
+        os.close(other)
+    assert install(config, package) == installed(config)
+    assert [each.name for each in root_of(config).iterdir()] == [installed(config).folder.name]  # type: ignore[union-attr]
 
 
 def test_another_package_leaves_what_was_there(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

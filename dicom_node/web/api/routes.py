@@ -79,7 +79,12 @@ class _Api:
         state = word(request, "state", STUDY_STATES)
         with self._database.read() as connection:
             return index.studies(
-                connection, filters, state=state, limit=number(request, "limit", FEW), offset=number(request, "offset", 0, most=LARGEST)
+                connection,
+                filters,
+                state=state,
+                tag=request.query_params.get("tag"),
+                limit=number(request, "limit", FEW),
+                offset=number(request, "offset", 0, most=LARGEST),
             )
 
     def study(self, request: Request) -> Any:

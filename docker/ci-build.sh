@@ -10,7 +10,28 @@ work=$(realpath "$work")
 export STORAGE_DRIVER=${STORAGE_DRIVER:-vfs} BUILDAH_ISOLATION=chroot
 store=(--root "$work/store" --runroot "$work/run")
 container=
+# Without a process namespace (chroot isolation), what runs in the container is known by a variable of its environment.
+mark=DICOM_NODE_IMAGE_RUN=$$
+inside() {
+    { grep -lsz "^$mark\$" /proc/[0-9]*/environ || true; } | cut -d / -f 3  # some end while it looks
+}
+# The node's roles end after buildah has ended: who does not wait for them leaves some behind.
+stop() {
+    local pids signal
+    for signal in TERM KILL; do
+        pids=$(inside)
+        # shellcheck disable=SC2086
+        kill -s "$signal" $pids 2>/dev/null || true
+        for _ in $(seq 60); do
+            [ -n "$(inside)" ] || return 0
+            sleep 0.5
+        done
+    done
+    echo "image: processes of the container do not end" >&2
+    return 1
+}
 cleanup() {
+    stop || true
     if [ -n "$container" ]; then
         buildah "${store[@]}" umount "$container" >/dev/null 2>&1 || true
         buildah "${store[@]}" rm "$container" >/dev/null 2>&1 || true
@@ -49,20 +70,23 @@ user=$(buildah "${store[@]}" inspect --format '{{.OCIv1.Config.User}}' "$contain
 health=$(buildah "${store[@]}" inspect --format '{{.Docker.Config.Healthcheck}}' "$container")
 [ "$user" = 10001:10001 ] || { echo "image: runs as '$user'" >&2; exit 1; }
 [[ "$health" == *healthz* ]] || { echo "image: has no health check" >&2; exit 1; }
-buildah "${store[@]}" run "$container" -- dicom-node serve >"$work/serve.log" 2>&1 &
+buildah "${store[@]}" run --env "$mark" "$container" -- dicom-node serve >"$work/serve.log" 2>&1 &
 server=$!
+healthy() { # the receiver may answer before the web role does
+    /usr/bin/echoscu -aec DICOM_NODE 127.0.0.1 11112 >/dev/null 2>&1 &&
+        buildah "${store[@]}" run "$container" -- python3 -c "import urllib.request as r; r.urlopen('http://127.0.0.1:8042/healthz', timeout=4)" >/dev/null 2>&1
+}
 for _ in $(seq 120); do
-    if /usr/bin/echoscu -aec DICOM_NODE 127.0.0.1 11112 >/dev/null 2>&1; then
-        buildah "${store[@]}" run "$container" -- python3 -c "import urllib.request as r; r.urlopen('http://127.0.0.1:8042/healthz', timeout=4)"
+    if healthy; then
         echo "image: echoed and healthy"
-        kill -TERM "$server" 2>/dev/null || true
+        stop
         wait "$server" || true
         exit 0
     fi
     kill -0 "$server" 2>/dev/null || break
     sleep 0.5
 done
-kill -TERM "$server" 2>/dev/null || true
+stop || true
 tail -n 40 "$work/serve.log" >&2
 echo "image: no echo from the started image" >&2
 exit 1

@@ -2,6 +2,7 @@
 
 Times are UTC seconds since the epoch (float) in columns named ``*_at``, ``not_before`` and ``lease_until``. DICOM dates, times and names
 stand as received (decoded to text). ``json`` columns hold small objects that are shown, never matched on.
+Tables of one topic stand in files of their own, schema_<topic>.py; who asks for a table finds all of them here.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from sqlalchemy import (
     text,
 )
 
+from storage.schema_accounts import account, api_token, web_session
 from storage.schema_base import Big, Bytewise, metadata, pk_column
-
-# Tables of one topic stand in files of their own; who asks for a table finds all of them here.
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
 
 __all__ = [
     "Big",
     "Bytewise",
+    "account",
+    "api_token",
     "archive_info",
     "association",
     "association_study",
@@ -61,6 +63,7 @@ __all__ = [
     "series",
     "study",
     "tombstone",
+    "web_session",
     "workitem",
     "workitem_event",
     "workitem_notice",

@@ -48,6 +48,10 @@ class Doorbell:
                 self._socket.recv(1)
         return True
 
+    def fileno(self) -> int:
+        """The socket, for a loop that waits for several things."""
+        return self._socket.fileno()
+
     def ring(self) -> None:
         """Ring this very bell (to end a wait)."""
         _ring(self._path)

@@ -182,7 +182,10 @@ class Duties:
     def tend_workitems(self) -> int:
         """Let the workitems of runs follow them."""
         with self._node.database.begin(durable=False) as connection:
-            return workitem_runs.catch_up(connection, by=self._node.config.node.ae_title, now=self._node.clock())
+            touched = workitem_runs.catch_up(connection, by=self._node.config.node.ae_title, now=self._node.clock())
+        if touched:
+            self._node.ring("workitems")
+        return touched
 
     def forget_workitems(self) -> int:
         """Remove final workitems after some days; one that a subscriber locks after a month."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Delete, Row, delete, insert, select, update
+from sqlalchemy import Connection, Delete, Row, delete, func, insert, select, update
 
 from storage import workitem_values as values
 from storage.errors import WorkitemRefused
@@ -60,10 +60,10 @@ def tell(connection: Connection, item: Workitem, kind: int, content: Json, *, ac
     found: dict[str, dict[str, Row[Any]]] = {}
     for row in connection.execute(query):
         found.setdefault(row.aet, {})[row.target] = row
-    for aet, rows in found.items():
-        watching = _watching(rows, item)
-        if watching is not None:
-            _notify(connection, aet, watching.channel, item.uid, kind, content, now)
+    told = {aet: watching.channel for aet, rows in found.items() if (watching := _watching(rows, item)) is not None}
+    if told:
+        about = {"uid": item.uid, "type": kind, "content": content, "at": now}
+        connection.execute(insert(workitem_notice), [{"aet": aet, "channel": channel, **about} for aet, channel in told.items()])
 
 
 def _watching(rows: Mapping[str, Row[Any]], item: Workitem) -> Row[Any] | None:
@@ -158,9 +158,16 @@ def waiting(connection: Connection, channel: str, aets: Sequence[str], limit: in
     return [Notice(*row) for row in connection.execute(which)]
 
 
-def subscribers_waiting(connection: Connection, channel: str) -> list[str]:
-    """The AE titles that something waits for."""
-    return list(connection.scalars(select(workitem_notice.c.aet).where(workitem_notice.c.channel == channel).distinct()))
+def subscribers_waiting(connection: Connection, channel: str, aets: Sequence[str] | None = None) -> list[str]:
+    """The AE titles, of all or of some, that something waits for."""
+    query = select(workitem_notice.c.aet).where(workitem_notice.c.channel == channel).distinct()
+    return list(connection.scalars(query if aets is None else query.where(workitem_notice.c.aet.in_(list(aets)))))
+
+
+def other_subscribers(connection: Connection, aet: str) -> int:
+    """How many other AE titles watch something."""
+    names = workitem_subscription.c.aet
+    return connection.scalar(select(func.count(names.distinct())).where(names != aet)) or 0
 
 
 def sent(connection: Connection, pks: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pydicom.uid import UID
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 import dicom_node
 from dicom_node.conformance.document import Document, Section, Table
@@ -71,6 +71,10 @@ RESOURCES: Final = {
     ("POST", "{workitem}"): "UPS-RS, update: application/dicom+json",
     ("PUT", "state"): "UPS-RS, change state: application/dicom+json",
     ("POST", "cancelrequest"): "UPS-RS, request cancellation: application/dicom+json",
+    ("POST", "{aet}"): "UPS-RS, subscribe; filtered too; with deletion lock",
+    ("DELETE", "{aet}"): "UPS-RS, unsubscribe",
+    ("POST", "suspend"): "UPS-RS, suspend a global subscription",
+    ("GET", "{aet}"): "event reports of workitems over a WebSocket: DICOM JSON, one report a text frame",
     ("DELETE", "{study}"): "delete, not of the standard",
     ("DELETE", "{series}"): "delete, not of the standard",
     ("DELETE", "{instance}"): "delete, not of the standard",
@@ -105,7 +109,6 @@ NOT_SUPPORTED: Final = (
     ("STOW-RS of metadata and bulk data (application/dicom+json, application/dicom+xml)", "415"),
     ("STOW-RS that changes what is stored", "409; other content under a known UID goes to quarantine"),
     ("WADO-URI with annotation, anonymize or a presentation state", "400"),
-    ("UPS-RS: workitems", "404"),
     ("non-patient instances, storage commitment over HTTP, retrieve capabilities", "404, 405"),
 )
 
@@ -212,19 +215,24 @@ def _statuses() -> Section:
 
 
 def _web(registered: Registered) -> Section:
-    rows = [row for route in registered.routes if isinstance(route, Route) for row in _addresses(route)]
+    rows = [row for route in registered.routes if isinstance(route, Route | WebSocketRoute) for row in _addresses(route)]
     return Section("Addresses", tables=[Table(["method", "address", "what", "right"], rows)])
 
 
-def _addresses(route: Route) -> Iterable[Sequence[str]]:
-    for method in sorted(route.methods or ()):
+def _addresses(route: Route | WebSocketRoute) -> Iterable[Sequence[str]]:
+    for method in sorted(methods_of(route)):
         if method == "HEAD":
             continue
         right = "none" if is_open(route.path) else right_of(method, route.path)
         yield [method, route.path.replace(":path", ""), _what(method, route), right]
 
 
-def _what(method: str, route: Route) -> str:
+def methods_of(route: Route | WebSocketRoute) -> set[str]:
+    """The methods of a route; a WebSocket is opened by GET."""
+    return {"GET"} if isinstance(route, WebSocketRoute) else route.methods or set()
+
+
+def _what(method: str, route: Route | WebSocketRoute) -> str:
     known = RESOURCES.get((method, end_of(route.path)))
     document: Any = getattr(route.endpoint, "__doc__", None)
     return known or (str(document).strip().partition("\n")[0] if document else "")

@@ -31,7 +31,8 @@ from dicom_node.transcode import ChildrenBusy, Transcoder
 from dicom_node.web import conformance, openapi, viewer
 from dicom_node.web.api.routes import routes as api_routes
 from dicom_node.web.authentication import Gate
-from dicom_node.web.dicomweb import delete, stow, wado_uri, workitems
+from dicom_node.web.channel import MAX_MESSAGE, ChannelProtocol
+from dicom_node.web.dicomweb import delete, event_channel, stow, subscriptions, wado_uri, workitems
 from dicom_node.web.dicomweb.errors import WebError, failed
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
 from dicom_node.web.dicomweb.stow import Uploads
@@ -73,6 +74,8 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
         *stow.routes(uploads),
         *delete.routes(node),
         *workitems.routes(node),
+        *subscriptions.routes(node),
+        *event_channel.routes(node),
         *api_routes(node),
         *viewer.routes(node),
         *site.routes(),
@@ -131,8 +134,12 @@ def settings(node: Node, uploads: Uploads, transcoder: Transcoder | None = None)
     return uvicorn.Config(
         create_app(node, uploads, transcoder),
         http=DeadlineProtocol,
-        ws="none",
+        ws=ChannelProtocol,
+        ws_per_message_deflate=False,
+        ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=None,
         log_config=None,
+        log_level="warning",
         access_log=False,
         lifespan="off",
         server_header=False,

@@ -37,6 +37,7 @@ log = structlog.get_logger()
 
 READ, STORE, DELETE, OPERATE = "read", "store", "delete", "operate"
 API: Final = "/api"
+WORKITEMS: Final = "/dicom-web/workitems/"
 RIGHT_OF_METHOD: Final[Mapping[str, str]] = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "POST": STORE, "PUT": STORE, "DELETE": DELETE}
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -156,6 +157,8 @@ def _unauthorized(why: str, *, error: str = "") -> Refusal:
 def right_of(method: str, path: str) -> str:
     """What a request needs the right to."""
     right = RIGHT_OF_METHOD.get(method, READ)
+    if right == DELETE and path.startswith(WORKITEMS):
+        right = STORE  # a subscription ends: nothing stored goes
     return OPERATE if path.startswith(f"{API}/") and right != READ else right
 
 
@@ -194,15 +197,17 @@ class Gate:
         self._refusals = RefusalTrail(database)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        if scope["type"] == "websocket":
+            scope["method"] = "GET"  # what its opening handshake is (RFC 6455 4.1)
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         allowed_origin = origin if self._authenticator.allows_origin(origin) else None
 
         async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 _complete(MutableHeaders(scope=message), allowed_origin)
             await send(message)
 

@@ -184,7 +184,8 @@ class Crowd:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection = scope.get("extensions", {}).get(CONNECTION)
-        if not isinstance(connection, DeadlineProtocol) or len(connection.connections) <= self._most:
+        connections = getattr(connection, "connections", ())
+        if len(connections) <= self._most:
             await self._app(scope, receive, send)
             return
         await answer(503, "too many connections at a time; come again", {**RETRY_AFTER, "Connection": "close"})(scope, receive, send)
@@ -209,6 +210,12 @@ class DeadlineProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_started:  # its task starts after us
             scope = cast("dict[str, Any]", self.cycle.scope)
             scope.setdefault("extensions", {})[CONNECTION] = self
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        for timer in (self._watch, self._writing):  # the protocol that takes over has its own
+            if timer is not None:
+                timer.cancel()
+        super().handle_websocket_upgrade(event)
 
     def send_400_response(self, msg: str) -> None:
         """Tell in our form what is wrong with a request that is no HTTP; one that is being answered just ends."""

@@ -42,6 +42,7 @@ IN_PATH: Final[Mapping[str, Mapping[str, Any]]] = {
         "frames", "path", "Numbers of frames, counted from 1", {"type": "string", "pattern": "^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$"}
     ),
     "workitem": _one("workitem", "path", "SOP Instance UID of a workitem", _UID),
+    "aet": _one("aet", "path", "AE title of a subscriber", {"type": "string", "pattern": "^[!-.0-Z^-~]{1,16}$"}),
     "job": _one("job", "path", "Number of a job", _integer(1, 2**31)),
     "release": _one("release", "path", "Name, NAME@VERSION or NAME@DIGEST", {"type": "string", "minLength": 1, "pattern": "^[^/\x00]+$"}),
     "file": _one("file", "path", "Of the viewer", {"type": "string", "pattern": "^[a-z][a-z0-9.-]*$"}),
@@ -138,6 +139,10 @@ PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
     **IN_PATH,
     "accept": _ACCEPT,
     "transaction": _one("transaction", "query", "Transaction UID; it may stand in the body", _UID),
+    "deletionlock": _one(
+        "deletionlock", "query", "Whether it is to be kept longer", {"type": "string", "enum": ["true", "false"]}
+    ),
+    "filter": _one("filter", "query", "Of a filtered subscription: ATTRIBUTE=VALUE, comma-separated", {"type": "string", "minLength": 3}),
     **_API,
     "reason": _REASON,
     "why": _WHY,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from dicom_node.conformance.sources import registered_by
 from dicom_node.web.openapi import OPERATIONS, PATH, document, end_of
@@ -20,6 +20,8 @@ def test_every_route_is_described_and_nothing_else(tmp_path: Path, web: str) -> 
         routes = list(found.routes)
     there = set()
     for route in routes:
+        if isinstance(route, WebSocketRoute):  # OpenAPI has no words for one
+            continue
         assert isinstance(route, Route)
         there |= {(method.lower(), route.path.replace(":path}", "}")) for method in (route.methods or set()) - {"HEAD"}}
     described = document(routes, with_token=False)["paths"]

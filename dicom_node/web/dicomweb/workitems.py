@@ -20,6 +20,7 @@ from dicom_node.node import Node
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb.accept import Offer, accepted, choose
 from dicom_node.web.dicomweb.errors import HEADERS, BadRequest
+from dicom_node.web.dicomweb.event_channel import BELL
 from dicom_node.web.dicomweb.resources import PREFIX, Resource, checked_uid, service_url
 from dicom_node.web.dicomweb.responses import made
 from dicom_node.web.dicomweb.search_parameters import search_of
@@ -124,7 +125,9 @@ class _Worklist:
             with self._node.database.begin(durable=durable) as connection:
                 return change(connection)
 
-        return await run_in_threadpool(run)
+        done = await run_in_threadpool(run)
+        self._node.ring(BELL)
+        return done
 
 
 def _uid(request: Request) -> str:

@@ -1,0 +1,228 @@
+"""Event reports of workitems over WebSockets (PS3.18 8.10.4, 8.10.5): to each subscriber what waits for it, in order, until it was read.
+
+A report stays in the index until the subscriber's WebSocket has answered a ping that was sent after it, so what is under way when a
+connection breaks is sent again on the next one. Any number of processes may serve channels: the index says what waits, a doorbell when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from dicom_node.node import Node
+from dicom_node.nudge import Doorbell
+from dicom_node.web.channel import ChannelProtocol, connection_of
+from dicom_node.web.dicomweb.errors import BadRequest, Busy, WebError, answer
+from dicom_node.web.dicomweb.resources import PREFIX
+from storage import workitem_events
+from storage.errors import IndexUnavailable
+from storage.workitem_events import WEB, Notice
+from storage.workitem_values import UPS_PUSH, Json, element
+
+log = structlog.get_logger()
+
+CHANNEL: Final = f"{PREFIX}/ws/subscribers/{{aet}}"
+BELL: Final = "workitems"
+MAX_CHANNELS: Final = 100  # open in one process
+MAX_HEARD: Final = 1000  # messages of a client: nothing that it could say is needed
+AT_ONCE: Final = 50  # reports under way
+POLL: Final = 1.0  # seconds until the index is looked at where no bell rang
+PING_EVERY: Final = 20.0  # seconds of silence
+PONG_DEADLINE: Final = 30.0  # seconds for a subscriber to take one report more
+TAKEN_OVER, TOO_TALKATIVE = 4000, 1008  # why a connection is closed
+
+
+def routes(node: Node) -> list[BaseRoute]:
+    """The address at which subscribers listen."""
+    return [WebSocketRoute(CHANNEL, Channels(node).serve, name="event channel")]
+
+
+@dataclass(eq=False)
+class _Channel:
+    aet: str
+    socket: WebSocket
+    connection: ChannelProtocol
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
+    taken_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Channels:
+    """The open channels of a process; one for each AE title, the newest."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._open: dict[str, _Channel] = {}
+        self._watch: asyncio.Task[None] | None = None
+
+    async def serve(self, socket: WebSocket) -> None:
+        """Accept a subscriber's WebSocket, and send what waits for it until it goes."""
+        try:
+            aet = checked_aet(socket.path_params["aet"])
+            if len(self._open) >= MAX_CHANNELS and aet not in self._open:
+                raise Busy("too many event channels are open; come again")
+        except WebError as error:
+            await socket.send_denial_response(answer(error.status, str(error), error.headers))
+            return
+        await socket.accept()
+        channel = _Channel(aet, socket, connection_of(socket.scope))
+        before, self._open[aet] = self._open.get(aet), channel
+        if before is not None:
+            before.taken_over.set()
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._wake())
+        log.info("workitem.channel_opened", aet=aet)
+        try:
+            await self._converse(channel)
+        finally:
+            if self._open.get(aet) is channel:
+                del self._open[aet]
+            log.info("workitem.channel_closed", aet=aet)
+
+    async def _converse(self, channel: _Channel) -> None:
+        """Until one of these comes to its end: the peer goes, or does not read, or opens its channel anew."""
+        parts = [asyncio.ensure_future(each) for each in (_listen(channel), self._deliver(channel), channel.taken_over.wait())]
+        try:
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for part in parts:
+                part.cancel()
+            ends = await asyncio.gather(*parts, return_exceptions=True)
+        if channel.taken_over.is_set():
+            await _close(channel, TAKEN_OVER, "this subscriber has opened another channel")
+        elif ends[0] is True:
+            await _close(channel, TOO_TALKATIVE, "nothing has to be said here")
+        elif isinstance(ends[1], Exception) and not isinstance(ends[1], WebSocketDisconnect):
+            raise ends[1]
+        else:
+            channel.connection.end()
+
+    async def _deliver(self, channel: _Channel) -> None:
+        """Send and have confirmed what waits; returns when the peer does not answer."""
+        while True:
+            channel.woken.clear()
+            notices = await self._waiting(channel.aet)
+            answers = []
+            for notice in notices:
+                await channel.socket.send_text(json.dumps(report(notice), ensure_ascii=False, separators=(",", ":")))
+                answers.append(channel.connection.ping())
+            if not notices and not await _woken(channel, PING_EVERY):
+                answers = [channel.connection.ping()]
+            heard = await _heard(answers)
+            if notices and heard:
+                await self._forget([notice.pk for notice in notices[:heard]])
+            if heard < len(answers):
+                log.info("workitem.channel_unanswered", aet=channel.aet, reports=len(notices) - heard)
+                return
+
+    async def _waiting(self, aet: str) -> list[Notice]:
+        def read() -> list[Notice]:
+            with self._node.database.read() as connection:
+                return workitem_events.waiting(connection, WEB, [aet], AT_ONCE)
+
+        try:
+            return await run_in_threadpool(read)
+        except IndexUnavailable as error:  # they wait; the next look may find them
+            log.warning("workitem.channel_waits", why=str(error))
+            return []
+
+    async def _forget(self, pks: list[int]) -> None:
+        def write() -> None:
+            with self._node.database.begin(durable=False) as connection:
+                workitem_events.sent(connection, pks)
+
+        try:
+            await run_in_threadpool(write)
+        except IndexUnavailable as error:  # they are sent once more
+            log.warning("workitem.channel_waits", why=str(error))
+
+    async def _wake(self) -> None:
+        """While channels are open: wake those that something waits for, when the bell rings or after a while."""
+        loop, rung = asyncio.get_running_loop(), asyncio.Event()
+        bell = Doorbell(self._node.config.runtime_dir, BELL)
+        loop.add_reader(bell.fileno(), rung.set)
+        try:
+            while self._open:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(rung.wait(), POLL)
+                bell.wait(0)
+                rung.clear()
+                for aet in await self._who_waits():
+                    if aet in self._open:
+                        self._open[aet].woken.set()
+        finally:
+            loop.remove_reader(bell.fileno())
+            bell.close()
+            self._watch = None
+
+    async def _who_waits(self) -> list[str]:
+        def read() -> list[str]:
+            with self._node.database.read() as connection:
+                return workitem_events.subscribers_waiting(connection, WEB, list(self._open))
+
+        try:
+            return await run_in_threadpool(read)
+        except IndexUnavailable as error:
+            log.warning("workitem.channel_waits", why=str(error))
+            return []
+
+
+async def _listen(channel: _Channel) -> bool:
+    """Take what the client says, and think nothing of it; True: it says too much."""
+    for _ in range(MAX_HEARD):
+        message = await channel.socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return False
+    return True
+
+
+async def _heard(answers: list[asyncio.Future[bool]]) -> int:
+    """How many pings are answered, each in its time; the first that is not ends it."""
+    for count, pong in enumerate(answers):
+        done, _ = await asyncio.wait([pong], timeout=PONG_DEADLINE)
+        if not done or not pong.result():
+            return count
+    return len(answers)
+
+
+async def _woken(channel: _Channel, seconds: float) -> bool:
+    try:
+        return await asyncio.wait_for(channel.woken.wait(), seconds)
+    except TimeoutError:
+        return False
+
+
+async def _close(channel: _Channel, code: int, reason: str) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        await channel.socket.close(code, reason)
+
+
+def report(notice: Notice) -> Json:
+    """An event report as a DICOM JSON data set: the command's elements and those of the event (PS3.7 table 10.3-1, PS3.4 table CC.2.4-1).
+
+    The Message ID follows from the notice: one that comes twice has the same.
+    """
+    command = {
+        "00000002": element("UI", UPS_PUSH),
+        "00000100": element("US", 0x0100),  # N-EVENT-REPORT-RQ
+        "00000110": element("US", notice.pk & 0xFFFF),
+        "00000800": element("US", 0),  # a data set follows
+        "00001000": element("UI", notice.uid),
+        "00001002": element("US", notice.type),
+    }
+    return {**command, **notice.content}
+
+
+def checked_aet(aet: str) -> str:
+    """An AE title of an address (PS3.5 6.2, VR AE); raises BadRequest."""
+    aet = aet.strip(" ")
+    if not 0 < len(aet) <= 16 or not aet.isascii() or not aet.isprintable() or "\\" in aet:
+        raise BadRequest("the AE title in the address is none")
+    return aet

@@ -13,6 +13,7 @@ valid one. The keys are the fields below, table by table:
     [[segment]]        SegmentSpec
     [[measurement]]    MeasurementSpec
     [[classification]] ClassificationSpec
+    [[alert]]          models.alerts.AlertSpec    which measurements are urgent
     [gate]             GateSpec          what an evaluation must show before the model is deployed
     [drift]            DriftSpec         what of the input may be otherwise than in training
 """
@@ -28,6 +29,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from models import alerts
+from models.alerts import AlertSpec, Urgency
 from models.errors import BundleInvalid
 from models.findings import Code
 
@@ -213,7 +216,8 @@ class MeasurementSpec(Table):
 
 
 class ClassificationSpec(Table):
-    """A decision from score number ``channel``: positive at or above ``threshold``."""
+    """A decision from score number ``channel``: positive at or above ``threshold``, which may be ``urgency`` enough to rise in the
+    worklist."""
 
     label: str
     channel: Annotated[int, Field(ge=0)]
@@ -221,6 +225,7 @@ class ClassificationSpec(Table):
     name: CodeSpec
     positive: CodeSpec
     negative: CodeSpec
+    urgency: Urgency | None = None
 
 
 class GateSpec(Table):
@@ -258,6 +263,7 @@ class DicomSpec(Table):
     segment: tuple[SegmentSpec, ...] = ()
     measurement: tuple[MeasurementSpec, ...] = ()
     classification: tuple[ClassificationSpec, ...] = ()
+    alert: tuple[AlertSpec, ...] = ()
     gate: GateSpec | None = None
     drift: DriftSpec = DriftSpec()
 
@@ -278,6 +284,7 @@ class DicomSpec(Table):
             raise ValueError("neither a segment nor a classification is described, so nothing can be reported")
         if bool(self.classification) != (self.output.form == "scores"):
             raise ValueError("classifications need output form 'scores', and only they do")
+        alerts.check(self)
         return self
 
 

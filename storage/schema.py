@@ -26,6 +26,7 @@ from sqlalchemy import (
 from storage.schema_accounts import account, api_token, web_session
 from storage.schema_base import Big, Bytewise, metadata, pk_column
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
+from storage.schema_worklist import worklist, worklist_change, worklist_event
 
 __all__ = [
     "Big",
@@ -68,6 +69,9 @@ __all__ = [
     "workitem_event",
     "workitem_notice",
     "workitem_subscription",
+    "worklist",
+    "worklist_change",
+    "worklist_event",
 ]
 
 archive_info = Table(

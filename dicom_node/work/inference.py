@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import structlog
 
 from dicom_node.results.context import EncodedObject, Outcome, ResultContext
+from models import alerts
 from models.errors import GeometryRefused, InferenceFailed, ModelError, NotApplicable, OutOfMemory
 
 if TYPE_CHECKING:
     from models.findings import Prediction
     from models.predict import Predictor
+    from models.spec import DicomSpec
     from models.volume import Volume
 
 log = structlog.get_logger()
@@ -146,7 +148,7 @@ class Runner:
             "verify": clock() - encoded,
         }
         inputs = _watched(request, volume)
-        return Answer(outcome, objects=tuple(objects), findings=shown(prediction), timings=timings, inputs=inputs)
+        return Answer(outcome, objects=tuple(objects), findings=shown(prediction, predictor.bundle.dicom), timings=timings, inputs=inputs)
 
     def _looked_on(
         self, request: Request, beside: Beside, volume: Volume, prediction: Prediction, outcome: Outcome, reading: float
@@ -165,9 +167,7 @@ class Runner:
         if beside.run_pk is not None:
             agreement = compare(prediction, [part.open() for part in beside.segmentations], beside.findings)
         inputs = _watched(request, volume)
-        return Answer(
-            outcome, findings=shown(prediction), timings=timings, inputs=inputs, beside=beside.run_pk, agreement=agreement
-        )
+        return Answer(outcome, findings=shown(prediction), timings=timings, inputs=inputs, beside=beside.run_pk, agreement=agreement)
 
     def _predictor(self, request: Request) -> Predictor:
         from models.bundle import load_bundle
@@ -212,8 +212,9 @@ def _with_outcome(context: ResultContext, outcome: Outcome) -> ResultContext:
     return replace(context, outcome=outcome)
 
 
-def shown(prediction: Prediction) -> dict[str, Any]:
-    """Findings as people are shown them: numbers with units, decisions with probabilities; no mask, no identity."""
+def shown(prediction: Prediction, spec: DicomSpec | None = None) -> dict[str, Any]:
+    """Findings as people are shown them: numbers with units, decisions with probabilities, and what of it is urgent by the bundle's
+    ``spec``; no mask, no identity."""
     labels = {segment.number: segment.label for segment in prediction.segments}
     return {
         "segments": [{"label": segment.label, "voxels": int(segment.mask.sum())} for segment in prediction.segments],
@@ -230,6 +231,7 @@ def shown(prediction: Prediction) -> dict[str, Any]:
             {"label": each.label, "value": each.value.meaning, "positive": each.positive, "probability": each.probability}
             for each in prediction.classifications
         ],
+        **({"alerts": urgent} if spec is not None and (urgent := alerts.raised(prediction, spec)) else {}),
     }
 
 

@@ -13,7 +13,8 @@ from storage.database import Database, open_database
 from storage.schema import metadata
 
 PREVIOUS = "0002"
-SEARCH = "patient_name_search"
+SEARCH = ("patient_name_search", "worklist_search")
+TRIGRAMS = {"ix_patient_name_trigrams", "ix_worklist_trigrams"}
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def described(connection: Connection) -> dict[str, Any]:
             "indexes": sorted(
                 (str(index["name"]), str(index["column_names"]), bool(index["unique"]), condition(index.get("dialect_options", {})))
                 for index in inspector.get_indexes(name)
-                if index["name"] != "ix_patient_name_trigrams"
+                if index["name"] not in TRIGRAMS
             ),
             "unique": sorted((str(each["name"]), str(each["column_names"])) for each in inspector.get_unique_constraints(name)),
             "foreign": sorted(

@@ -92,13 +92,18 @@ class TokenTable(Table):
 class WebTable(Table):
     """Health, metrics and DICOMweb over HTTP. Without tokens it listens on loopback only, unless ``allow_anonymous`` says otherwise.
 
-    ``allowed_hosts``: further names by which this node is called; ``allowed_origins``: other sites whose pages may ask.
+    ``allowed_hosts``: further names by which this node is called; ``allowed_origins``: other sites whose pages may ask. ``sign_in``: nobody
+    is answered without an account or a token, from the start (without it: from the first account on); then it may listen anywhere.
+    A session ends after ``session_idle`` without a request, and after ``session_lifetime`` at the latest.
     """
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8042
     allow_anonymous: bool = False
+    sign_in: bool = False
+    session_idle: Duration = 3600.0
+    session_lifetime: Duration = 12 * 3600.0
     tokens: tuple[TokenTable, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[Annotated[str, Field(pattern=r"^https?://[^/\s]+$")], ...] = ()
@@ -376,10 +381,10 @@ def _contradictions(config: Config) -> list[str]:
             "use a local disk, or PostgreSQL for [database] url"
         )
     web = config.web
-    if web.enabled and not (is_loopback(web.host) or web.tokens or web.allow_anonymous):
+    if web.enabled and not (is_loopback(web.host) or web.tokens or web.sign_in or web.allow_anonymous):
         problems.append(
             f"web.host = '{web.host}' would be open to the network without authentication; "
-            "use '127.0.0.1', give [web] tokens, or say web.allow_anonymous = true"
+            "use '127.0.0.1', give [web] tokens or web.sign_in = true, or say web.allow_anonymous = true"
         )
     named = [token.name for token in web.tokens]
     problems += [f"two web.tokens are called '{name}'" for name in sorted(set(named)) if named.count(name) > 1]

@@ -191,17 +191,10 @@ def expire(connection: Connection, *, idle_before: float, opened_before: float) 
 
 
 def add_token(
-    connection: Connection,
-    found: Account,
-    digest: str,
-    label: str,
-    rights: Sequence[str],
-    *,
-    expires_at: float | None,
-    actor: str,
-    now: float,
+    connection: Connection, found: Account, digest: str, label: str, rights: Sequence[str], *, expires_at: float | None, actor: str
 ) -> None:
     """Give an account a bearer token."""
+    now = time.time()
     row = {"digest": digest, "account_pk": found.pk, "label": label, "rights": list(rights), "created_at": now, "expires_at": expires_at}
     connection.execute(insert(api_token).values(**row))
     detail = {"account": found.name, "label": label, "rights": list(rights)}

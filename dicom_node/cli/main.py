@@ -31,6 +31,7 @@ COMMANDS = (
     "network",
     "peer",
     "viewer",
+    "user",
     "study",
     "job",
     "workitem",

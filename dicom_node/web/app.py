@@ -36,9 +36,10 @@ from dicom_node.web.dicomweb import delete, event_channel, stow, subscriptions, 
 from dicom_node.web.dicomweb.errors import WebError, failed
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
 from dicom_node.web.dicomweb.stow import Uploads
+from dicom_node.web.identities import Identities
 from dicom_node.web.limits import PLACE_WAIT, Crowd, DeadlineProtocol
 from dicom_node.web.metrics import CONTENT_TYPE, render
-from dicom_node.web.pages import preferences, site
+from dicom_node.web.pages import preferences, sign_in, site
 from dicom_node.web.pages.errors import refused
 from storage.errors import StorageError
 
@@ -63,6 +64,8 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
         text = await run_in_threadpool(render, node)
         return Response(text, media_type=CONTENT_TYPE, headers=SECURITY_HEADERS)
 
+    web = node.config.web
+    identities = Identities(node.database, web.session_idle, web.session_lifetime)
     uploads = uploads or Uploads(node)
     health = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
     transcoder = transcoder or Transcoder(wait=PLACE_WAIT)
@@ -79,11 +82,12 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
         *api_routes(node),
         *viewer.routes(node),
         *site.routes(),
-        *preferences.routes(),
+        *preferences.routes(node.database, identities),
+        *sign_in.routes(node.database, web, identities),
         *described,
     ]
     crowd = Middleware(Crowd, most=node.config.web.max_connections)
-    gate = Middleware(Gate, settings=node.config.web, database=node.database)
+    gate = Middleware(Gate, settings=web, database=node.database, identities=identities)
     handlers = {**dict.fromkeys((WebError, ChildrenBusy, HTTPException, StorageError), refused), Exception: failed}
     return Starlette(routes=routes, middleware=[crowd, gate], exception_handlers=handlers)
 

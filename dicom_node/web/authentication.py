@@ -1,8 +1,9 @@
-"""Who may ask what over HTTP: bearer tokens, the Host and Origin of a request, and the headers that every answer bears (RFC 6750).
+"""Who may ask what over HTTP: bearer tokens (RFC 6750), sessions, the Host and Origin of a request, the headers that every answer bears.
 
-Where tokens are configured, a request needs one that has the right: ``read`` for GET, ``store`` for POST and PUT, ``delete`` for DELETE,
-and ``operate`` for what a person decides under /api. Where none are, only a loopback address is listened on, and whoever reaches it may do
-all that; ``allow_anonymous`` lets everybody read and store anywhere.
+Where tokens are configured or there are accounts, a request needs a token or a session that has the right: ``read`` for GET, ``store`` for
+POST and PUT, ``delete`` for DELETE, ``operate`` for what a person decides under /api; pages name their own. Where there are neither, only a
+loopback address is listened on, and whoever reaches it may do all that; ``allow_anonymous`` lets everybody read and store anywhere.
+A browser's session changes something only with its own token in the form or in a header.
 A request without a token must name this node as its Host (a page from elsewhere whose name was made to lead here does not), and no page
 of another origin gets an answer unless ``allowed_origins`` names it, or it is of this machine, no token is needed, and it only reads.
 """
@@ -18,28 +19,35 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import quote
 
 import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.requests import Request, cookie_parser
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dicom_node.accounts import ADMINISTER, DELETE, OPERATE, READ, REPORT, STORE
 from dicom_node.config import WebTable, is_loopback
 from dicom_node.viewer import BASE
-from dicom_node.web.dicomweb.errors import answer
+from dicom_node.web.dicomweb.errors import RETRY_AFTER, answer
+from dicom_node.web.forged import SAFE, unless_forged
+from dicom_node.web.identities import COOKIE, SECURE_COOKIE, Identities, Principal
 from storage import audit
 from storage.database import Database
 from storage.errors import IndexUnavailable
 
 log = structlog.get_logger()
 
-READ, STORE, DELETE, OPERATE = "read", "store", "delete", "operate"
 API: Final = "/api"
 WORKITEMS: Final = "/dicom-web/workitems/"
 RIGHT_OF_METHOD: Final[Mapping[str, str]] = {"GET": READ, "HEAD": READ, "OPTIONS": READ, "POST": STORE, "PUT": STORE, "DELETE": DELETE}
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+SIGN_IN: Final = "/sign-in"
+PREFERENCES: Final = "/preferences"
+STATIC: Final = "/static"
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", SIGN_IN, PREFERENCES})
+PROGRAMS: Final = (API, "/dicom-web", "/wado", "/metrics", STATIC)  # what programs ask for; the rest are pages
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 ANONYMOUS: Final = "anonymous"
 REFUSALS_NOTED_EVERY = 60.0  # seconds, for one address: whoever guesses tokens must not fill the audit trail
@@ -55,17 +63,6 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
 CORS_METHODS: Final = "GET, HEAD, POST, PUT, DELETE"
 CORS_HEADERS: Final = "Authorization, Content-Type, Accept, If-None-Match, Range"
 CORS_EXPOSED: Final = "Warning, Location, ETag, Content-Range, Retry-After"
-
-
-@dataclass(frozen=True)
-class Principal:
-    """Whoever asks: the token's name, or ``anonymous``, and what it may do."""
-
-    name: str
-    rights: frozenset[str]
-
-    def may(self, right: str) -> bool:
-        return right in self.rights
 
 
 @dataclass(frozen=True)
@@ -85,14 +82,15 @@ class Authenticator:
         self._tokens = [(_digest(token.token), Principal(token.name, frozenset(token.rights))) for token in settings.tokens]
         loopback = is_loopback(settings.host)
         # Deleting and deciding need somebody who can be named, or at least the machine itself.
-        rights = {READ, STORE, DELETE, OPERATE} if loopback and not self._tokens else {READ, STORE}
-        open_to_all = settings.allow_anonymous or (loopback and not self._tokens)
+        rights = {READ, REPORT, STORE, DELETE, OPERATE, ADMINISTER} if loopback and not self._tokens else {READ, STORE}
+        open_to_all = (settings.allow_anonymous or (loopback and not self._tokens)) and not settings.sign_in
         self._anonymous = Principal(ANONYMOUS, frozenset(rights)) if open_to_all else None
         ours = (settings.host, socket.gethostname(), *settings.allowed_hosts)
         self._hosts = LOOPBACK_NAMES | {name.lower() for name in ours}
         self._origins = frozenset(settings.allowed_origins)
         # What a page of this machine may read there, the program that serves it can read anyway.
-        self._local = loopback and not self._tokens
+        self._local = loopback and not self._tokens and not settings.sign_in
+        self.lets_anybody_in = settings.allow_anonymous and not settings.sign_in
 
     def identify(self, headers: Headers) -> Principal | Refusal:
         """Who asks, by the Authorization header."""
@@ -156,15 +154,19 @@ def _unauthorized(why: str, *, error: str = "") -> Refusal:
 
 def right_of(method: str, path: str) -> str:
     """What a request needs the right to."""
+    if not _of_programs(path):
+        return READ  # a page says itself what it needs more
     right = RIGHT_OF_METHOD.get(method, READ)
     if right == DELETE and path.startswith(WORKITEMS):
         right = STORE  # a subscription ends: nothing stored goes
-    return OPERATE if path.startswith(f"{API}/") and right != READ else right
+    if right != READ and path.startswith(f"{API}/"):
+        return REPORT if path.endswith("/feedback") else OPERATE
+    return right
 
 
 def is_open(path: str) -> bool:
-    """Whether an address is for everybody: health, the pages' style and script, and the viewer's files, in which no patient's data are."""
-    return path in OPEN_PATHS or path == BASE or path.startswith((f"{BASE}/", "/static/"))
+    """Whether an address is for everybody: health, signing in, style and script, and the viewer's files; no patient's data are in them."""
+    return path in OPEN_PATHS or path == BASE or path.startswith((f"{BASE}/", f"{STATIC}/"))
 
 
 def host_name(host: str) -> str:
@@ -191,9 +193,10 @@ class Gate:
     What is let through finds its `Principal` as ``request.state.principal``.
     """
 
-    def __init__(self, app: ASGIApp, settings: WebTable, database: Database) -> None:
+    def __init__(self, app: ASGIApp, settings: WebTable, database: Database, identities: Identities) -> None:
         self._app = app
         self._authenticator = Authenticator(settings)
+        self._identities = identities
         self._refusals = RefusalTrail(database)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -211,27 +214,99 @@ class Gate:
                 _complete(MutableHeaders(scope=message), allowed_origin)
             await send(message)
 
-        answer = None if is_open(scope["path"]) else await self._refuse(scope, headers)
-        await (answer or self._app)(scope, receive, send_with_headers)
+        admitted = await self._admit(scope, headers, receive)
+        if isinstance(admitted, Response):
+            await admitted(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, admitted, send_with_headers)
 
-    async def _refuse(self, scope: Scope, headers: Headers) -> Response | None:
+    async def _admit(self, scope: Scope, headers: Headers, receive: Receive) -> Response | Receive:
+        """Why a request is not answered, or what its body is read from."""
+        open_to_all = is_open(scope["path"])
+        if open_to_all and scope["method"] in SAFE and not _starts_viewer(scope, headers):
+            return receive
         if self._authenticator.origin_is_foreign(headers, scope["method"]):
             return _answer(Refusal(403, "pages of this origin may not ask; see [web] allowed_origins"))
+        if open_to_all and scope["method"] not in SAFE:
+            return receive
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             preflight = {"Access-Control-Allow-Methods": CORS_METHODS, "Access-Control-Allow-Headers": CORS_HEADERS}
             return Response(status_code=204, headers={**preflight, "Access-Control-Max-Age": "600"})
-        found = self._authenticator.identify(headers)
+        try:
+            found = await self._who(headers)
+        except IndexUnavailable as error:
+            found = Refusal(503, str(error), RETRY_AFTER)
         if isinstance(found, Refusal):
-            address = scope["client"][0] if scope.get("client") else ""
-            if found.suspicious:
-                await self._refusals.note(address, found.why)
-            return _answer(found)
+            return await self._refuse(scope, headers, found)
         right = right_of(scope["method"], scope["path"])
         if not found.may(right):
             challenge = {"WWW-Authenticate": 'Bearer realm="dicom-node", error="insufficient_scope"'}
-            return _answer(Refusal(403, f"'{found.name}' has not the right to {right}", challenge))
-        scope.setdefault("state", {})["principal"] = found
-        return None
+            return await self._refuse(scope, headers, Refusal(403, f"'{found.name}' has not the right to {right}", challenge))
+        if found.csrf and scope["method"] not in SAFE:
+            body = await unless_forged(headers, receive, found.csrf)
+            if body is None:
+                why = "the form is not one of this session's; open the page again"
+                return await self._refuse(scope, headers, Refusal(403, why, suspicious=True))
+            receive = body
+        state = scope.setdefault("state", {})
+        state["principal"], state["csrf_token"] = found, found.csrf
+        return receive
+
+    async def _who(self, headers: Headers) -> Principal | Refusal:
+        """Who asks: by token, by session, or anybody where that is allowed."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme:
+            found = self._authenticator.identify(headers)
+            if isinstance(found, Refusal) and scheme.lower() == "bearer" and token.strip():
+                known, own = self._identities.remembered(token.strip())
+                own = own if known else await run_in_threadpool(self._identities.of_token, token.strip())
+                return own or found
+            return found
+        secret = session_of(headers)
+        if secret is not None:
+            known, own = self._identities.remembered(secret)
+            own = own if known else await run_in_threadpool(self._identities.of_session, secret)
+            if own is not None:
+                return own
+        if not self._authenticator.lets_anybody_in and await self._accounts_exist():
+            return _unauthorized("sign in, or send a token: Authorization: Bearer ...")
+        return self._authenticator.identify(headers)
+
+    async def _accounts_exist(self) -> bool:
+        known = self._identities.accounts_known()
+        return await run_in_threadpool(self._identities.accounts_exist) if known is None else known
+
+    async def _refuse(self, scope: Scope, headers: Headers, refusal: Refusal) -> Response:
+        if refusal.suspicious:
+            address = scope["client"][0] if scope.get("client") else ""
+            await self._refusals.note(address, refusal.why)
+        looked_at = scope["method"] == "GET" and scope["type"] == "http" and _is_page(scope["path"], headers)
+        if looked_at and refusal.status == 401:
+            target = quote(scope["path"] + (f"?{scope['query_string'].decode('ascii', 'replace')}" if scope["query_string"] else ""))
+            return RedirectResponse(f"{SIGN_IN}?next={target}", status_code=303)
+        return _answer(refusal)
+
+
+def session_of(headers: Headers) -> str | None:
+    """What the session's cookie holds."""
+    cookies = cookie_parser(headers.get("cookie", ""))
+    return cookies.get(SECURE_COOKIE) or cookies.get(COOKIE)
+
+
+def _is_page(path: str, headers: Headers) -> bool:
+    """Whether a browser goes somewhere to look at it, and is to be asked who sits before it."""
+    return "text/html" in headers.get("accept", "") and not _of_programs(path)
+
+
+def _of_programs(path: str) -> bool:
+    return any(path == each or path.startswith(f"{each}/") for each in PROGRAMS)
+
+
+def _starts_viewer(scope: Scope, headers: Headers) -> bool:
+    """Whether the viewer is opened without a token of its own: what it is going to ask for needs a session."""
+    path: str = scope["path"]
+    in_viewer = path == BASE or path.startswith(f"{BASE}/")
+    return in_viewer and scope["method"] == "GET" and "text/html" in headers.get("accept", "") and b"token=" not in scope["query_string"]
 
 
 def _complete(headers: MutableHeaders, allowed_origin: str | None) -> None:

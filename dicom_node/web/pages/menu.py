@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from dicom_node.web.authentication import READ, Principal
+from dicom_node.accounts import READ
+from dicom_node.web.identities import Principal
 from dicom_node.web.pages.words import N_
 
 

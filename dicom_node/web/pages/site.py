@@ -113,7 +113,7 @@ def static_url(name: str) -> str:
 
 def routes() -> list[BaseRoute]:
     """The static files' addresses; they are open to everybody."""
-    return [PageRoute(f"{STATIC}/{{version}}/{{name}}", _static)]
+    return [PageRoute(f"{STATIC}/{{version}}/{{name}}", _static, right=None)]
 
 
 def _static(request: Request) -> Response:

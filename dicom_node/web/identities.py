@@ -1,0 +1,125 @@
+"""Whose session or token a request bears, looked up in the index and remembered for a moment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from dicom_node.accounts import RIGHTS_OF_ROLE, digest_of
+from storage import accounts
+from storage.accounts import Account
+from storage.database import Database
+from storage.visibility import NO_LIMITS, Limits
+
+T = TypeVar("T")
+
+MOMENT: Final = 2.0  # seconds: so late is noticed that an account was disabled or a session ended elsewhere
+MOST: Final = 10_000  # remembered at most
+TOUCH_EVERY: Final = 60.0
+COOKIE: Final = "dicom_node_session"
+SECURE_COOKIE: Final = f"__Host-{COOKIE}"
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Whoever asks: a name, what it may do, and which studies it may see.
+
+    ``csrf`` is what its forms bear where a browser's session speaks; ``account_pk`` where there is an account behind it.
+    """
+
+    name: str
+    rights: frozenset[str]
+    role: str = ""
+    limits: Limits = NO_LIMITS
+    language: str | None = None
+    theme: str | None = None
+    csrf: str = ""
+    account_pk: int | None = None
+
+    def may(self, right: str) -> bool:
+        return right in self.rights
+
+
+@dataclass
+class Identities:
+    """The principals of sessions and of accounts' tokens.
+
+    ``idle`` and ``lifetime``: after how many seconds without a request, and at all, a session ends.
+    """
+
+    database: Database
+    idle: float
+    lifetime: float
+    _known: dict[str, tuple[float, Principal | None]] = field(default_factory=dict)
+    _any: tuple[float, bool] = (float("-inf"), False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def accounts_known(self) -> bool | None:
+        """The same without asking the index; None where it was not asked for a moment."""
+        at, known = self._any
+        return known if known or time.monotonic() - at <= MOMENT else None
+
+    def accounts_exist(self) -> bool:
+        """Whether somebody could sign in; noticed a moment after the first account was made."""
+        known = self.accounts_known()
+        if known is None:
+            with self.database.read() as connection:
+                known = accounts.exist(connection)
+            self._any = (time.monotonic(), known)
+        return known
+
+    def remembered(self, secret: str) -> tuple[bool, Principal | None]:
+        """Whether a secret was looked up a moment ago, and whose it was; without asking the index."""
+        at, found = self._known.get(digest_of(secret), (0.0, None))
+        return (bool(at) and time.monotonic() - at < MOMENT, found)
+
+    def of_session(self, secret: str) -> Principal | None:
+        """Whose session a cookie is of."""
+        return self._look_up(secret, self._session)
+
+    def of_token(self, secret: str) -> Principal | None:
+        """Whose token this is."""
+        return self._look_up(secret, self._token)
+
+    def forget(self, secret: str) -> None:
+        """A session was ended here."""
+        with self._lock:
+            self._known.pop(digest_of(secret), None)
+
+    def _look_up(self, secret: str, find: Callable[[str], Principal | None]) -> Principal | None:
+        digest = digest_of(secret)
+        at, found = self._known.get(digest, (0.0, None))
+        if at and time.monotonic() - at < MOMENT:
+            return found
+        found = find(digest)
+        with self._lock:
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[digest] = (time.monotonic(), found)
+        return found
+
+    def _session(self, digest: str) -> Principal | None:
+        now = time.time()
+        with self.database.read() as connection:
+            found = accounts.session(connection, digest)
+        if found is None or found.seen_at < now - self.idle or found.opened_at < now - self.lifetime:
+            return None
+        if found.seen_at < now - min(TOUCH_EVERY, self.idle / 2):
+            with self.database.begin(durable=False) as connection:
+                accounts.touch(connection, found.pk, now)
+        return principal(found.account, RIGHTS_OF_ROLE[found.account.role], csrf=found.csrf)
+
+    def _token(self, digest: str) -> Principal | None:
+        with self.database.read() as connection:
+            found = accounts.token(connection, digest, time.time())
+        if found is None:
+            return None
+        return principal(found.account, RIGHTS_OF_ROLE[found.account.role] & frozenset(found.rights))
+
+
+def principal(account: Account, rights: frozenset[str], *, csrf: str = "") -> Principal:
+    """An account as a principal."""
+    return Principal(account.name, rights, account.role, account.limits, account.language, account.theme, csrf, account.pk)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dicom_node import nudge
 from dicom_node.errors import CommandFailed, UsageError
-from storage import commitments, completion, deliveries, index, recalls, releases, runs
+from storage import commitments, completion, deliveries, feedback, index, recalls, releases, runs
 from storage.errors import NotFound
 from storage.jobs import JobQueue
 from storage.rule_facts import HELD
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from dicom_node.config import Config
     from storage.database import Database
+    from storage.feedback import FeedbackRecord, Word
     from storage.records import JobRecord, ReleaseRecord
 
 
@@ -90,6 +91,39 @@ def release_study(config: Config, database: Database, uid: str, *, who: str, why
             )
     nudge.ring(config.runtime_dir, "route")
     return study.study_uid, job
+
+
+def give_feedback(
+    database: Database, uid: str, run_pk: int, finding: str, word: Word, *, seen: int | None, who: str, now: float
+) -> FeedbackRecord:
+    """Keep what a person says about a finding of a study's run.
+
+    ``seen`` is the revision of the word that the person saw (0: none); None leaves it open.
+
+    Raises
+    ------
+    NotFound, UsageError, CommandFailed
+        There is no such study, run or finding; the word makes no sense of it; somebody else spoke since.
+    """
+    with database.begin() as connection:
+        study = study_of(connection, uid)
+        try:
+            given = feedback.give(connection, study, run_pk, finding, word, seen=seen, actor=who, now=now)
+        except feedback.NotUnderstood as error:
+            raise UsageError(str(error)) from None
+    if given is None:
+        with database.read() as connection:
+            raise SpokenMeanwhile(finding, feedback.newest(feedback.history(connection, study)).get((run_pk, finding)))
+    return given
+
+
+class SpokenMeanwhile(CommandFailed):
+    """Somebody else judged the same finding after the page was shown; nothing was kept. ``said``: what they said."""
+
+    def __init__(self, finding: str, said: FeedbackRecord | None) -> None:
+        what = f"{said.actor} said '{said.verdict}' (revision {said.revision})" if said else "nobody has said anything"
+        super().__init__(f"about {finding} {what}, which is not what you saw: nothing was kept; look at it and speak again")
+        self.said = said
 
 
 def retry_job(config: Config, database: Database, pk: int, *, who: str) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy import (
 
 from storage.schema_accounts import account, api_token, web_session
 from storage.schema_base import Big, Bytewise, metadata, pk_column
+from storage.schema_feedback import feedback
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
 from storage.schema_worklist import worklist, worklist_change, worklist_event
 
@@ -45,6 +46,7 @@ __all__ = [
     "drift",
     "drift_input",
     "emitted",
+    "feedback",
     "instance",
     "instance_header",
     "job",

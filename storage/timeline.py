@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Select, func, select
 from storage import index
 from storage.database import Database
 from storage.errors import NotFound
+from storage.feedback import FeedbackRecord, history
 from storage.records import (
     AuditRecord,
     CommitmentRequestRecord,
@@ -102,6 +103,7 @@ class Timeline:
     jobs: tuple[JobStory, ...]
     quarantine: tuple[QuarantineRecord, ...]
     audit: tuple[AuditRecord, ...]
+    feedback: tuple[FeedbackRecord, ...] = ()
 
 
 def timeline(database: Database, study_uid: str) -> Timeline:
@@ -125,6 +127,7 @@ def timeline(database: Database, study_uid: str) -> Timeline:
             jobs=_jobs(connection, study_uid),
             quarantine=_of_study(connection, QuarantineRecord, quarantine, study_uid),
             audit=_of_study(connection, AuditRecord, audit, study_uid),
+            feedback=history(connection, study_uid),
         )
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.cli.output import moment, size
 
 if TYPE_CHECKING:
     from storage.records import DeliveryInstanceRecord, RunRecord, SeriesRecord
+    from storage.feedback import FeedbackRecord
     from storage.timeline import DeliveryStory, RunStory, Timeline
 
 # Told in their own sections; the audit section is for the rest.
-TOLD = frozenset({"study.complete", "delivery.ended"})
+TOLD = frozenset({"study.complete", "delivery.ended", "feedback.given"})
 
 
 def tell(story: Timeline) -> Iterator[str]:
@@ -28,6 +29,7 @@ def tell(story: Timeline) -> Iterator[str]:
         ("Complete", _complete(story)),
         ("Series", _series(story)),
         ("Runs", _runs(story)),
+        ("Feedback", _feedback(story.feedback)),
         ("Deliveries without a run", _unattached(story)),
         ("Jobs", _jobs(story)),
         ("Quarantine", _quarantine(story)),
@@ -136,6 +138,15 @@ def _findings(findings: dict[str, Any]) -> Iterator[str]:
     for each in findings.get("classifications", []):
         probability = f" (probability {each['probability']:.2f})" if each.get("probability") is not None else ""
         yield f"found: {each['label']}: {each['value']}{probability}"
+
+
+def _feedback(words: Sequence[FeedbackRecord]) -> Iterator[str]:
+    for each in words:
+        corrected = f", right is {each.corrected}" if each.corrected is not None else ""
+        corrected += f", corrected in {each.corrected_uid}" if each.corrected_uid else ""
+        why = f": {each.code}" if each.code else ""
+        said = f" ({each.reason})" if each.reason else ""
+        yield f"{moment(each.at)}  {each.verdict} {each.finding} of run {each.run_pk} by {each.actor}{corrected}{why}{said}"
 
 
 def _delivery(story: DeliveryStory) -> Iterator[str]:

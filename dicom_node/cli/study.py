@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dicom_node import clock
-from dicom_node.cli import output
+from dicom_node.cli import output, study_feedback
 from dicom_node.cli.common import command, configuration, group, index_of, who, with_json, with_reason
 from dicom_node.cli.story import tell
 from dicom_node.errors import UsageError
@@ -47,6 +47,7 @@ def add(commands: Any) -> None:
     rerun.add_argument("--release", metavar="NAME@VERSION", help="only this release's model, by it instead of the deployed one")
     with_reason(rerun)
     rerun.set_defaults(run=_rerun)
+    study_feedback.add(studies)
 
 
 def _filters(pairs: Iterable[str]) -> dict[str, str]:

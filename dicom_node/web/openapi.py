@@ -18,7 +18,7 @@ import dicom_node
 from dicom_node.node import Node
 from dicom_node.web.authentication import API, is_open
 from dicom_node.web.dicomweb.resources import PREFIX
-from dicom_node.web.openapi_parameters import ENTITY_HEADERS, PARAMETERS, RANGE_HEADERS, RENDERING, WADO_URI, searching
+from dicom_node.web.openapi_parameters import ENTITY_HEADERS, FEEDBACK, PARAMETERS, RANGE_HEADERS, RENDERING, WADO_URI, searching
 from dicom_node.web.page_route import PageRoute
 from storage.attributes import Level
 
@@ -156,6 +156,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "api/releases/{release}"): _asked(),
     ("POST", "api/studies/{study}/rerun"): _decided("rule", "of_release"),
     ("POST", "api/studies/{study}/release"): _decided(),
+    ("POST", "api/studies/{study}/feedback"): _asked(*FEEDBACK),
     ("POST", "api/jobs/{job}/retry"): _decided(),
     ("POST", "api/jobs/{job}/cancel"): _decided(),
 }

@@ -11,6 +11,7 @@ from dicom_node.web.dicomweb.rendering_parameters import DECIMAL, FUNCTIONS, MAX
 from dicom_node.web.dicomweb.search_parameters import MAX_NUMBER, MOMENTS
 from dicom_node.web.dicomweb.wado_uri import MAX_FRAME, NOT_SUPPORTED
 from storage.attributes import ATTRIBUTES, Level, Source
+from storage.feedback import LONGEST_CLASS, LONGEST_REASON, REASONS, VERDICTS
 
 _UID: Final = {"type": "string", "maxLength": 64, "pattern": r"^[0-9][0-9.]*$"}
 
@@ -67,6 +68,16 @@ _API: Final = {
     "name": _one("name", "query", "Of the model", _TEXT),
     "of_release": _one("release", "query", "Only its model, by this release", _TEXT),
     "rule": _one("rule", "query", "By this rule only", _TEXT),
+}
+_FEEDBACK: Final = {
+    "of_run": {**_one("run", "query", "Number of the run that is judged", _integer(0, 2**31)), "required": True},
+    "finding": _one("finding", "query", "Of the run, as the study's story names it; the result as a whole where left out", _TEXT),
+    "verdict": {**_one("verdict", "query", "What is said", {"enum": list(VERDICTS)}), "required": True},
+    "code": _one("code", "query", "Why; needed by who modifies or rejects", {"enum": list(REASONS)}),
+    "said": _one("reason", "query", "Why, in words", {**_TEXT, "maxLength": LONGEST_REASON}),
+    "corrected": _one("corrected", "query", "What is right: a number, or a class", {**_TEXT, "maxLength": LONGEST_CLASS}),
+    "corrected_uid": _one("corrected_uid", "query", "SOP Instance UID of the SEG in which it was corrected", _UID),
+    "seen": _one("seen", "query", "The revision of the word that one saw; 0: there was none", _integer(0, 2**31)),
 }
 _API["match"]["schema"]["items"] = {"type": "string", "pattern": r"^[^=\x00]+=[^\x00]*$"}
 _ACCEPT: Final = _one("accept", "query", "Media types, as in the header Accept", _ACCEPTED)
@@ -139,11 +150,10 @@ PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
     **IN_PATH,
     "accept": _ACCEPT,
     "transaction": _one("transaction", "query", "Transaction UID; it may stand in the body", _UID),
-    "deletionlock": _one(
-        "deletionlock", "query", "Whether it is to be kept longer", {"type": "string", "enum": ["true", "false"]}
-    ),
+    "deletionlock": _one("deletionlock", "query", "Whether it is to be kept longer", {"type": "string", "enum": ["true", "false"]}),
     "filter": _one("filter", "query", "Of a filtered subscription: ATTRIBUTE=VALUE, comma-separated", {"type": "string", "minLength": 3}),
     **_API,
+    **_FEEDBACK,
     "reason": _REASON,
     "why": _WHY,
     **_SEARCH,
@@ -153,6 +163,7 @@ PARAMETERS: Final[Mapping[str, Mapping[str, Any]]] = {
     **_RANGE_HEADERS,
     **_MATCHING,
 }
+FEEDBACK: Final = tuple(_FEEDBACK)
 RENDERING: Final = ("accept", *_RENDERING)
 WADO_URI: Final = ("accept", *_WADO_URI)
 ENTITY_HEADERS: Final = tuple(_ENTITY_HEADERS)

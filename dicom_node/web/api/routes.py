@@ -1,6 +1,6 @@
 """The API under /api: studies and their stories, jobs, rules, peers, releases; and what a person may decide about them.
 
-What is asked needs the right ``read``; what is decided (POST) needs ``operate``, and leaves the token's name and the reason.
+What is asked needs the right ``read``, feedback ``report``; what else is decided (POST) needs ``operate``, and leaves the token's name and the reason.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from dicom_node.web.api.answers import LARGEST, MOST, answering, number, reason_
 from dicom_node.web.authentication import API, principal_of
 from dicom_node.web.dicomweb.errors import BadRequest
 from storage import index, peer_state, release_watch, releases
+from storage.feedback import RESULT, Word
 from storage.jobs import JobQueue, JobState
 from storage.timeline import timeline
 
@@ -53,6 +54,7 @@ def routes(node: Node) -> list[Route]:
     decided: dict[str, Callable[[Request], Any]] = {
         "studies/{study}/rerun": api.rerun,
         "studies/{study}/release": api.release_study,
+        "studies/{study}/feedback": api.feedback,
         "jobs/{job}/retry": api.retry,
         "jobs/{job}/cancel": api.cancel,
     }
@@ -104,6 +106,19 @@ class _Api:
     def release_study(self, request: Request) -> Any:
         study, job = actions.release_study(self._node.config, self._database, request.path_params["study"], **_decided(request))
         return {"study": study, "job": job}
+
+    def feedback(self, request: Request) -> Any:
+        asked = request.query_params
+        run = number(request, "run", -1, most=LARGEST)
+        if run < 0:
+            raise BadRequest("run is needed: the number of the run that is judged")
+        word = Word(
+            verdict=asked.get("verdict", ""), corrected=asked.get("corrected"), corrected_uid=asked.get("corrected_uid"),
+            code=asked.get("code", ""), reason=asked.get("reason", ""),
+        )  # fmt: skip
+        seen = number(request, "seen", -1, most=LARGEST)
+        given: dict[str, Any] = {"seen": None if seen < 0 else seen, "who": principal_of(request).name, "now": time.time()}
+        return actions.give_feedback(self._database, request.path_params["study"], run, asked.get("finding", RESULT), word, **given)
 
     # --- jobs
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Delete, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Delete, Row, bindparam, delete, func, insert, or_, select, update
 
 from storage import workitem_values as values
 from storage.errors import WorkitemRefused
@@ -29,6 +29,13 @@ STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, SCP_STATUS_CHANGE, ASSIGNED = 1
 WEB, DIMSE = "web", "dimse"
 FIRST_REPORTS: Final = 1000  # of workitems that are not final, to a new global subscriber
 NOT_APPROPRIATE: Final = 0xC314
+
+
+_HAPPENED: Final = insert(workitem_event)
+_NOTICE: Final = insert(workitem_notice)
+_WATCHERS: Final = select(workitem_subscription).where(
+    or_(workitem_subscription.c.target == bindparam("uid"), workitem_subscription.c.target.in_((GLOBAL, FILTERED)))
+)
 
 
 @dataclass(frozen=True)
@@ -54,16 +61,14 @@ def state_report(item: Workitem) -> Json:
 
 def tell(connection: Connection, item: Workitem, kind: int, content: Json, *, actor: str, now: float) -> None:
     """Record what happened to a workitem, and leave a notice for everybody who watches it."""
-    connection.execute(insert(workitem_event).values(workitem_pk=item.pk, at=now, type=kind, actor=actor, content=content))
-    subscription = workitem_subscription.c
-    query = select(workitem_subscription).where(subscription.target.in_((item.uid, GLOBAL, FILTERED)))
+    connection.execute(_HAPPENED, {"workitem_pk": item.pk, "at": now, "type": kind, "actor": actor, "content": content})
     found: dict[str, dict[str, Row[Any]]] = {}
-    for row in connection.execute(query):
+    for row in connection.execute(_WATCHERS, {"uid": item.uid}):
         found.setdefault(row.aet, {})[row.target] = row
     told = {aet: watching.channel for aet, rows in found.items() if (watching := _watching(rows, item)) is not None}
     if told:
         about = {"uid": item.uid, "type": kind, "content": content, "at": now}
-        connection.execute(insert(workitem_notice), [{"aet": aet, "channel": channel, **about} for aet, channel in told.items()])
+        connection.execute(_NOTICE, [{"aet": aet, "channel": channel, **about} for aet, channel in told.items()])
 
 
 def _watching(rows: Mapping[str, Row[Any]], item: Workitem) -> Row[Any] | None:
@@ -80,7 +85,7 @@ def _watching(rows: Mapping[str, Row[Any]], item: Workitem) -> Row[Any] | None:
 
 def _notify(connection: Connection, aet: str, channel: str, uid: str, kind: int, content: Json, now: float) -> None:
     row = {"aet": aet, "channel": channel, "uid": uid, "type": kind, "content": content, "at": now}
-    connection.execute(insert(workitem_notice).values(**row))
+    connection.execute(_NOTICE, row)
 
 
 def subscribe(

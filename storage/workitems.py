@@ -10,11 +10,13 @@ Every function works in the caller's transaction, and raises :class:`~storage.er
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Executable, Row, and_, bindparam, delete, exists, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from storage import runs, workitem_events, workitem_values
 from storage.errors import WorkitemRefused
@@ -24,7 +26,6 @@ from storage.matching import clause
 from storage.query import Key
 from storage.query_rows import element_test, is_wanted
 from storage.schema import workitem, workitem_event, workitem_subscription
-from storage.statements import insert_new
 from storage.workitem_events import ASSIGNED, CANCEL_REQUESTED, GLOBAL, PROGRESS_REPORT, STATE_REPORT, state_report, tell
 from storage.workitem_values import Json, columns_of, date_time, element, items, text
 
@@ -80,7 +81,8 @@ class Workitem:
 
     @classmethod
     def of(cls, row: Row[Any]) -> Workitem:
-        values = {name: row._mapping[name] for name in cls.__dataclass_fields__}
+        named = row._mapping
+        values = {name: named[name] for name in cls.__dataclass_fields__}
         return cls(**{**values, "state": State(values["state"])})
 
     @property
@@ -90,6 +92,16 @@ class Workitem:
 
 
 _COLUMNS: Final = tuple(workitem.c[name] for name in Workitem.__dataclass_fields__)
+# Made once: what SQLAlchemy has to know of a statement is then looked up, and not worked out for each.
+_READ: Final = select(*_COLUMNS).where(workitem.c.uid == bindparam("which"))
+_READ_LOCKED: Final = _READ.with_for_update()
+_CHANGE: Final = update(workitem).where(workitem.c.pk == bindparam("which"), workitem.c.state == bindparam("was"))
+
+
+@cache
+def _creation(dialect: str) -> Executable:
+    new = postgresql.insert(workitem) if dialect == "postgresql" else sqlite.insert(workitem)
+    return new.on_conflict_do_nothing().returning(workitem.c.pk)
 
 
 def create(
@@ -106,19 +118,30 @@ def create(
         raise WorkitemRefused(workitem_values.INVALID_ATTRIBUTE_VALUE, "the workitem's UID is no UID")
     made, warning = workitem_values.checked_creation(dataset, uid)
     made[workitem_values.MODIFIED_AT] = element("DT", date_time(now))
-    values = {"uid": uid, "dataset": made, "run_pk": run_pk, "created_by": by, "created_at": now, "updated_at": now, **columns_of(made)}
-    row = connection.execute(insert_new(connection, workitem).values(**values).returning(*_COLUMNS)).one_or_none()
-    if row is None:
+    columns = columns_of(made)
+    values = {"uid": uid, "state": State.SCHEDULED.value, "dataset": made, "run_pk": run_pk, "created_by": by, "created_at": now}
+    pk = connection.scalar(_creation(connection.dialect.name), {**values, "updated_at": now, **columns})
+    if pk is None:
         raise WorkitemRefused(workitem_values.DUPLICATE_SOP_INSTANCE, "a workitem has this UID already")
-    item = Workitem.of(row)
+    item = _created(pk, values, columns)
     tell(connection, item, STATE_REPORT, state_report(item), actor=by, now=now)
     return item, warning
 
 
+def _created(pk: int, values: Mapping[str, Any], columns: Mapping[str, Any]) -> Workitem:
+    nothing = dict.fromkeys(("performer", "final_at", "transaction_uid"))
+    known: dict[str, Any] = {**nothing, **values, "state": State.SCHEDULED, "updated_at": values["created_at"], **_kept(columns)}
+    return Workitem(pk=pk, **known)
+
+
+def _kept(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Of some columns those that a workitem shows."""
+    return {name: value for name, value in columns.items() if name in Workitem.__dataclass_fields__}
+
+
 def get(connection: Connection, uid: str, *, lock: bool = False) -> Workitem:
     """Read a workitem; with ``lock`` nobody else changes it until the transaction ends. Raises C307."""
-    query = select(*_COLUMNS).where(workitem.c.uid == uid)
-    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+    row = connection.execute(_READ_LOCKED if lock else _READ, {"which": uid}).one_or_none()
     if row is None:
         raise WorkitemRefused(NO_SUCH_WORKITEM, "there is no such workitem")
     return Workitem.of(row)
@@ -187,11 +210,9 @@ def canceled(dataset: Mapping[str, Any], details: Mapping[str, Any], now: float)
 def _move(connection: Connection, item: Workitem, state: State, *, actor: str, now: float, **more: Any) -> bool:
     """Change the state, if it is still the one that was read, and tell everybody who watches."""
     values = {"state": state.value, "updated_at": now, "final_at": now if state.final else None, **more}
-    which = and_(workitem.c.pk == item.pk, workitem.c.state == item.state.value)
-    row = connection.execute(update(workitem).where(which).values(**values).returning(*_COLUMNS)).one_or_none()
-    if row is None:
+    if connection.execute(_CHANGE, {**values, "which": item.pk, "was": item.state.value}).rowcount == 0:
         return False
-    moved = Workitem.of(row)
+    moved = replace(item, **{**values, "state": state})
     tell(connection, moved, STATE_REPORT, state_report(moved), actor=actor, now=now)
     return True
 
@@ -218,8 +239,8 @@ def change(connection: Connection, uid: str, changes: Mapping[str, Any], transac
     dataset = {**item.dataset, **made, workitem_values.MODIFIED_AT: element("DT", date_time(now))}
     columns = columns_of(dataset)
     values = {"dataset": dataset, "updated_at": now, **columns}
-    row = connection.execute(update(workitem).where(workitem.c.pk == item.pk).values(**values).returning(*_COLUMNS)).one()
-    _tell_changes(connection, item, Workitem.of(row), made, by, now)
+    connection.execute(_CHANGE, {**values, "which": item.pk, "was": item.state.value})
+    _tell_changes(connection, item, replace(item, **_kept(values)), made, by, now)
 
 
 def _tell_changes(connection: Connection, before: Workitem, item: Workitem, made: Json, by: str, now: float) -> None:
@@ -338,13 +359,6 @@ def purge(connection: Connection, before: float, *, locked_before: float, limit:
         connection.execute(delete(workitem).where(workitem.c.pk.in_(pks)))
     connection.execute(workitem_events.stale_notices(locked_before))
     return len(gone)
-
-
-def insert_of_run(connection: Connection, values: Mapping[str, Any], *, by: str, now: float) -> None:
-    """Keep the workitem of a run, ready made."""
-    row = connection.execute(insert(workitem).values(**values).returning(*_COLUMNS)).one()
-    item = Workitem.of(row)
-    tell(connection, item, STATE_REPORT, state_report(item), actor=by, now=now)
 
 
 def follow(connection: Connection, item: Workitem, state: State, *, by: str, now: float, dataset: Json | None = None) -> None:

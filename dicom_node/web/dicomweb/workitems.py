@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import structlog
 from sqlalchemy import Connection
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -25,6 +24,7 @@ from dicom_node.web.dicomweb.resources import PREFIX, Resource, checked_uid, ser
 from dicom_node.web.dicomweb.responses import made
 from dicom_node.web.dicomweb.search_parameters import search_of
 from dicom_node.web.dicomweb.workitem_body import dataset_of
+from dicom_node.web.grouped import GroupedWrites
 from storage import workitem_values as values
 from storage import workitems
 from storage.attributes import Level
@@ -64,6 +64,7 @@ class _Worklist:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._stall = node.config.web.stall_timeout
+        self._writes = GroupedWrites(node.database)
 
     def search(self, request: Request) -> Response:
         offer = choose(accepted(request), OFFERS, "a search result")
@@ -121,11 +122,7 @@ class _Worklist:
     async def _write(self, change: Callable[[Connection], Any], *, durable: bool = True) -> Any:
         """Change something in a transaction; one that is not durable is synced with the next that is (completing a workitem, say)."""
 
-        def run() -> Any:
-            with self._node.database.begin(durable=durable) as connection:
-                return change(connection)
-
-        done = await run_in_threadpool(run)
+        done = await self._writes.write(change, durable=durable)
         self._node.ring(BELL)
         return done
 

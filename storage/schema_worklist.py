@@ -26,7 +26,7 @@ worklist = Table(
     Column("study_uid", Text, nullable=False, unique=True),
     _number("rank"),  # what it is sorted by: its urgency until somebody has read it
     _number("urgency"),  # 0 routine | 1 urgent | 2 critical
-    Column("raised_at", Float),  # when the run that made it urgent ended
+    Column("raised_at", Float),  # when the newest run that made it urgent ended
     Column("alerts", JSON, nullable=False),  # [{urgency, finding, reason, model}, ...], the most urgent first
     Column("arrived_at", Float, nullable=False),  # its first instance
     Column("changed_at", Float, nullable=False),

@@ -28,10 +28,11 @@ class _Write:
 
 
 class GroupedWrites:
-    """The writes of one event loop, in the order in which they came."""
+    """The writes of one event loop, in the order in which they came; ``after`` is called when some were committed."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, after: Callable[[], object] = lambda: None) -> None:
         self._database = database
+        self._after = after
         self._waiting: list[_Write] = []
         self._work: asyncio.Task[None] | None = None
 
@@ -50,7 +51,7 @@ class GroupedWrites:
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                outcomes = await run_in_threadpool(self._committed, group)
+                outcomes = await run_in_threadpool(self._carried_out, group)
                 for write, outcome in zip(group, outcomes, strict=True):
                     if write.done.cancelled():
                         continue
@@ -60,6 +61,11 @@ class GroupedWrites:
                         write.done.set_result(outcome)
         finally:
             self._work = None
+
+    def _carried_out(self, group: Sequence[_Write]) -> list[Any]:
+        outcomes = self._committed(group)
+        self._after()
+        return outcomes
 
     def _committed(self, group: Sequence[_Write]) -> list[Any]:
         """What became of each, in their order: a result, or an exception."""

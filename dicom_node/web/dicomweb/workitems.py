@@ -64,7 +64,7 @@ class _Worklist:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._stall = node.config.web.stall_timeout
-        self._writes = GroupedWrites(node.database)
+        self._writes = GroupedWrites(node.database, after=lambda: node.ring(BELL))
 
     def search(self, request: Request) -> Response:
         offer = choose(accepted(request), OFFERS, "a search result")
@@ -122,9 +122,7 @@ class _Worklist:
     async def _write(self, change: Callable[[Connection], Any], *, durable: bool = True) -> Any:
         """Change something in a transaction; one that is not durable is synced with the next that is (completing a workitem, say)."""
 
-        done = await self._writes.write(change, durable=durable)
-        self._node.ring(BELL)
-        return done
+        return await self._writes.write(change, durable=durable)
 
 
 def _uid(request: Request) -> str:

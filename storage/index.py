@@ -13,6 +13,7 @@ from storage.names import key_columns, name_clause
 from storage.records import InstanceRecord, SeriesRecord, StudyRecord, from_row
 from storage.schema import instance, patient, series, study
 from storage.tags import has_tag
+from storage.visibility import NO_LIMITS, Limits, visible
 
 PATIENT_COLUMNS, STUDY_COLUMNS, SERIES_COLUMNS, INSTANCE_COLUMNS = (columns_of(level) for level in Level)
 # What a rule or a required series may name: attributes of the series and of its study.
@@ -44,6 +45,7 @@ def studies(
     tag: str | None = None,
     limit: int = 100,
     offset: int = 0,
+    limits: Limits = NO_LIMITS,
 ) -> list[StudyRecord]:
     """Read the studies that match, latest received first; with ``tag`` those that a rule tagged so.
 
@@ -56,6 +58,8 @@ def studies(
         query = query.where(study.c.state == state)
     if tag is not None:
         query = query.where(has_tag(tag))
+    if (seen := visible(limits)) is not None:
+        query = query.where(seen)
     rows = connection.execute(query.order_by(study.c.last_received_at.desc(), study.c.pk.desc()).limit(limit).offset(offset)).all()
     return _study(connection, rows)
 

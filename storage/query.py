@@ -23,6 +23,7 @@ from storage.query_dates import PAIRS, combined, day_around, minutes
 from storage.query_pages import pages
 from storage.query_rows import Answer, RowReader, is_wanted
 from storage.query_sql import Condition, check_value, count_statement
+from storage.visibility import NO_LIMITS, Limits
 
 MAX_EXAMINED = 100_000  # rows whose header JSON is looked into for one query
 _ADJUSTED = {*PAIRS, *PAIRS.values()}
@@ -60,6 +61,7 @@ class Query:
     timezone : "+0100": dates and times asked for, and answered, are of this offset from UTC; "" leaves them as received
     combined : a range of dates and one of times of the same event are one range of date-times (PS3.4 C.2.2.2.5)
     all_attributes : answer with every attribute that the index knows at this level and above
+    limits : whoever asks may see only such studies
     """
 
     level: Level
@@ -70,6 +72,7 @@ class Query:
     timezone: str = ""
     combined: bool = True
     all_attributes: bool = False
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from storage.matching import Pattern, Wanted, clause, parse, value_matches
 from storage.names import key_columns, name_clause, trigrams
 from storage.query_dates import combined_clause
 from storage.schema import instance, instance_header, patient, series, study
+from storage.visibility import visible
 
 if TYPE_CHECKING:
     from storage.query import Plan
@@ -140,8 +141,13 @@ class _Builder:
         level = self._level
         above = [each for each in self._plan.conditions if each.attribute.level.depth <= level.depth]
         below = [each for each in self._plan.conditions if each.attribute.level.depth > level.depth]
+        seen = visible(self._plan.query.limits)
+        if seen is not None:
+            highest = min(highest, Level.STUDY.depth)
         source = _joined(level, min(highest, _highest(level, (each.attribute for each in above))))
         statement = select(*values).select_from(source).where(*map(self._condition, above))
+        if seen is not None:
+            statement = statement.where(seen)
         if below:
             deepest = max((each.attribute.level for each in below), key=lambda each: each.depth)
             child = _LEVELS[level.depth + 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Table, and_, exists, literal, or_, select
 
 from storage.schema import instance, series, study
 
@@ -31,10 +31,15 @@ def visible(limits: Limits) -> ColumnElement[bool] | None:
     """
     conditions: list[ColumnElement[bool]] = []
     if limits.modalities:
-        conditions.append(exists(select(1).where(series.c.study_pk == study.c.pk, series.c.modality.in_(limits.modalities))))
+        conditions.append(_some(series, series.c.modality.in_(limits.modalities)))
     if limits.sources:
-        conditions.append(exists(select(1).where(instance.c.study_pk == study.c.pk, _from(limits.sources))))
+        conditions.append(_some(instance, _from(limits.sources)))
     return and_(*conditions) if conditions else None
+
+
+def _some(source: Table, which: ColumnElement[bool]) -> ColumnElement[bool]:
+    # Correlated by name: in a query of series or instances the table stands in the statement around it as well.
+    return exists(select(literal(1)).select_from(source).where(source.c.study_pk == study.c.pk, which).correlate(study))
 
 
 def _from(sources: Sequence[str]) -> ColumnElement[bool]:

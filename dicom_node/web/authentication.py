@@ -34,6 +34,7 @@ from dicom_node.viewer import BASE
 from dicom_node.web.dicomweb.errors import RETRY_AFTER, answer
 from dicom_node.web.forged import SAFE, unless_forged
 from dicom_node.web.identities import COOKIE, SECURE_COOKIE, Identities, Principal
+from dicom_node.web.reach import refusal
 from storage import audit
 from storage.database import Database
 from storage.errors import IndexUnavailable
@@ -197,6 +198,7 @@ class Gate:
         self._app = app
         self._authenticator = Authenticator(settings)
         self._identities = identities
+        self._database = database
         self._refusals = RefusalTrail(database)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -242,6 +244,8 @@ class Gate:
         if not found.may(right):
             challenge = {"WWW-Authenticate": 'Bearer realm="dicom-node", error="insufficient_scope"'}
             return await self._refuse(scope, headers, Refusal(403, f"'{found.name}' has not the right to {right}", challenge))
+        if found.limits and (why := await run_in_threadpool(refusal, self._database, found, scope["path"], scope["query_string"])):
+            return await self._refuse(scope, headers, Refusal(404 if why == "no such study" else 403, why))
         if found.csrf and scope["method"] not in SAFE:
             body = await unless_forged(headers, receive, found.csrf)
             if body is None:

@@ -83,6 +83,7 @@ class _Api:
             return index.studies(
                 connection,
                 filters,
+                limits=principal_of(request).limits,
                 state=state,
                 tag=request.query_params.get("tag"),
                 limit=number(request, "limit", FEW),

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dicom_node.node import Node
+from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb.accept import Offer, accepted, choose
 from dicom_node.web.dicomweb.errors import HEADERS, BadRequest
 from dicom_node.web.dicomweb.json_model import Row, row_writer
@@ -18,6 +19,7 @@ from dicom_node.web.dicomweb.responses import Piece, Streamed, whole
 from dicom_node.web.dicomweb.search_parameters import Search, search_of
 from storage.attributes import UNIQUE_KEYS, Level
 from storage.query import Plan, Query, QueryError, plan, stream
+from storage.visibility import Limits
 
 JSON: Final = "application/dicom+json"
 OFFERS: Final = (Offer(JSON), Offer("application/json"))
@@ -37,14 +39,14 @@ def searcher(node: Node, level: Level) -> Callable[[Request], Response]:
         asked = search_of(request.query_params.multi_items(), level, resource_of(request))
         if asked.nothing:
             return _nothing([])
-        return _answer(node, asked, offer.media_type, service_url(request))
+        return _answer(node, asked, offer.media_type, service_url(request), principal_of(request).limits)
 
     return search
 
 
-def _answer(node: Node, asked: Search, media_type: str, service: str) -> Response:
+def _answer(node: Node, asked: Search, media_type: str, service: str, limits: Limits) -> Response:
     limit = min(asked.limit if asked.limit is not None else MAX_RESULTS, MAX_RESULTS)
-    planned = _plan(asked, asked.offset, limit + 1)
+    planned = _plan(asked, asked.offset, limit + 1, limits)
     warnings = _warnings(asked, planned)
     rows = stream(node.database, planned)
     try:
@@ -59,7 +61,7 @@ def _answer(node: Node, asked: Search, media_type: str, service: str) -> Respons
     elif limit <= KNOWN_AT_ONCE:
         more = True
     else:
-        more = _is_there(node, asked, asked.offset + limit)
+        more = _is_there(node, asked, asked.offset + limit, limits)
     if more:
         warnings.append(MORE)
     if not first or limit == 0:
@@ -71,15 +73,15 @@ def _answer(node: Node, asked: Search, media_type: str, service: str) -> Respons
     return made(pieces, media_type, headers=dict(_headers(warnings, service)))
 
 
-def _plan(asked: Search, offset: int, limit: int | None) -> Plan:
+def _plan(asked: Search, offset: int, limit: int | None, limits: Limits) -> Plan:
     try:
-        return plan(Query(asked.level, asked.keys, asked.fuzzy, offset, limit, all_attributes=asked.all_attributes))
+        return plan(Query(asked.level, asked.keys, asked.fuzzy, offset, limit, all_attributes=asked.all_attributes, limits=limits))
     except QueryError as error:
         raise BadRequest(str(error)) from None
 
 
-def _is_there(node: Node, asked: Search, position: int) -> bool:
-    rows = stream(node.database, _plan(asked, position, 1))
+def _is_there(node: Node, asked: Search, position: int, limits: Limits) -> bool:
+    rows = stream(node.database, _plan(asked, position, 1, limits))
     try:
         return next(rows, None) is not None
     finally:

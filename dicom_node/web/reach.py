@@ -1,0 +1,43 @@
+"""How far somebody reaches who is limited to sources or modalities: to such studies, and to nothing that tells of others.
+
+What does not name a study is closed to them, but for the addresses below, which leave out what they may not see.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import parse_qs
+
+from sqlalchemy import select
+
+from dicom_node.web.identities import Principal
+from storage import audit
+from storage.database import Database
+from storage.schema import study
+from storage.visibility import visible
+
+STUDY: Final = re.compile(r"(?:/dicom-web|/api)?/studies/([0-9.]{1,64})(?:/.*)?")
+WADO: Final = "/wado"
+FILTERED: Final = re.compile(r"/|/worklist(/.*)?|/events|/account(/.*)?|/sign-out|/dicom-web/(studies|series|instances)|/api/studies")
+
+
+def refusal(database: Database, principal: Principal, path: str, query: bytes) -> str:
+    """Why a limited principal gets no answer there, noted in the audit trail; empty where it does."""
+    found = STUDY.fullmatch(path)
+    named = found.group(1) if found else ""
+    if path == WADO:
+        named = parse_qs(query.decode("ascii", "replace"), max_num_fields=100).get("studyUID", [""])[0]
+    if named:
+        with database.read() as connection:
+            condition = visible(principal.limits)
+            if condition is None or connection.scalar(select(study.c.pk).where(study.c.study_uid == named, condition)) is not None:
+                return ""
+            known = connection.scalar(select(study.c.pk).where(study.c.study_uid == named)) is not None
+        if known:
+            with database.begin(durable=False) as connection:
+                audit.record(connection, "study.refused", actor=principal.name, study_uid=named, detail={"path": path[:200]})
+        return "no such study"
+    if FILTERED.fullmatch(path):
+        return ""
+    return f"'{principal.name}' is limited to some studies, and this tells of others"

@@ -5,12 +5,13 @@ Each takes effect in one transaction, leaves who and why in the audit trail or t
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import TYPE_CHECKING
 
 from dicom_node import nudge
 from dicom_node.errors import CommandFailed, UsageError
-from storage import commitments, completion, deliveries, feedback, index, recalls, releases, runs
+from storage import commitments, completion, deliveries, feedback, index, recalls, releases, runs, workitem_runs
 from storage.errors import NotFound
 from storage.jobs import JobQueue
 from storage.rule_facts import HELD
@@ -146,6 +147,7 @@ def retry_job(config: Config, database: Database, pk: int, *, who: str) -> None:
                 f"job {found.pk} is {found.state}: only failed and canceled jobs are retried, and only where no live job does the same"
             )
         if found.kind == "infer":
+            workitem_runs.try_again(connection, int(found.payload["run_pk"]), by=who, now=time.time())
             runs.reopen_run(connection, int(found.payload["run_pk"]))
         elif found.kind == "deliver":
             deliveries.reopen_delivery(connection, int(found.payload["delivery_pk"]))

@@ -46,6 +46,19 @@ def _follow(connection: Connection, by: str, now: float) -> int:
     return len(rows)
 
 
+def try_again(connection: Connection, run_pk: int, *, by: str, now: float) -> None:
+    """Give a run that ended and is about to be put back a workitem for its new attempts; that of the last ones ends as the run did."""
+    row = connection.execute(select(run).where(run.c.pk == run_pk, ~run.c.shadow)).one_or_none()
+    if row is None or row.state not in ("FAILED", "CANCELED"):
+        return
+    waiting = select(workitem.c.uid).where(workitem.c.run_pk == run_pk, workitem.c.final_at.is_(None))
+    for uid in connection.scalars(waiting).all():
+        item = workitems.get(connection, uid, lock=True)
+        workitems.follow(connection, item, State.CANCELED, by=by, now=now, dataset=_ended(connection, item, row))
+    dataset = {**_dataset(connection, row), values.START: element("DT", date_time(now))}
+    workitems.create(connection, values.text(dataset, values.SOP_INSTANCE), dataset, by=by, now=now, run_pk=row.pk)
+
+
 def _same() -> Any:
     return (run.c.state == "IN_PROGRESS") & (workitem.c.state == State.IN_PROGRESS.value)
 

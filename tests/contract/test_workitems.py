@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -248,6 +249,45 @@ def test_the_workitem_of_a_run_follows_it_to_its_end(database: Database) -> None
         assert runs.get_run(connection, waiting).state == "CANCELED"
     assert read(database, items[waiting].uid).state is State.CANCELED
     assert tended(database) == 0
+
+
+def test_a_run_that_is_tried_again_gets_a_workitem_of_its_own_for_that(database: Database) -> None:
+    queue = JobQueue(database, clock=lambda: 1000.0)
+    spec = runs.RunSpec("1.2", 1, ["1.2.1"], [("1.2.1.1", "00")], "rule", "brain", "1", "d")
+    with database.begin() as connection:
+        pk = runs.create_run(connection, spec, queue=queue, now=1000.0)
+        assert pk is not None
+
+    def attempt(end: Callable[..., Any], *arguments: Any, **more: Any) -> None:
+        with database.begin() as connection:
+            assert runs.start_run(connection, pk, "cpu", now=1001.0) is not None
+            end(connection, pk, *arguments, now=1002.0, **more)
+
+    def again() -> None:
+        with database.begin() as connection:
+            workitem_runs.try_again(connection, pk, by="person", now=1003.0)
+            runs.reopen_run(connection, pk)
+
+    def states() -> list[State]:
+        with database.read() as connection:
+            return [item.state for item in workitems.list_items(connection)][::-1]
+
+    assert tended(database) == 1
+    attempt(runs.fail_run, "no head")
+    tended(database)
+    again()
+    assert states() == [State.CANCELED, State.SCHEDULED]
+    attempt(runs.fail_run, "no head yet")
+    again()  # before anybody looked
+    assert states() == [State.CANCELED, State.CANCELED, State.SCHEDULED]
+    attempt(runs.complete_run, device="cpu", timings={}, findings={})
+    again()  # there is nothing to try again
+    assert tended(database) == 1
+    assert states() == [State.CANCELED, State.CANCELED, State.COMPLETED]
+    assert tended(database) == 0
+    with database.read() as connection:
+        reasons = [str(item.shown) for item in workitems.list_items(connection)][::-1]
+    assert "FAILED: no head yet" in reasons[1]
 
 
 def tended(database: Database) -> int:

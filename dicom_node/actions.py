@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dicom_node import nudge
 from dicom_node.errors import CommandFailed, UsageError
-from storage import commitments, completion, deliveries, feedback, index, recalls, releases, runs, workitem_runs
+from storage import ambiguities, commitments, completion, deliveries, feedback, index, recalls, releases, runs, workitem_runs
 from storage.errors import NotFound
 from storage.jobs import JobQueue
 from storage.rule_facts import HELD
@@ -125,6 +125,64 @@ class SpokenMeanwhile(CommandFailed):
         what = f"{said.actor} said '{said.verdict}' (revision {said.revision})" if said else "nobody has said anything"
         super().__init__(f"about {finding} {what}, which is not what you saw: nothing was kept; look at it and speak again")
         self.said = said
+
+
+def choose_series(
+    config: Config,
+    database: Database,
+    uid: str,
+    *,
+    rule: str,
+    model: str,
+    series: str,
+    input: str = "",  # noqa: A002  the word of dicom.toml
+    who: str,
+    why: str,
+    now: float,
+) -> tuple[str, int | None]:
+    """Resolve an ambiguous selection: of the series that fit a model equally well by a rule, this one is meant. Its run is queued.
+
+    The choice is kept, audited, and stands over later images and reruns as long as that series fits. What is open, with its candidates:
+    `storage.ambiguities.of_study` (of a study) and `open_ones` (of all).
+
+    Parameters
+    ----------
+    uid
+        A Study, Series or SOP Instance UID of the study.
+    rule, model
+        As `AmbiguityRecord.rule` and `.bundle` name them.
+    input
+        Of a model of several inputs, which: `AmbiguityRecord.input`; else empty.
+    why
+        The person's reason; it stands in the timeline and beside the series.
+
+    Returns
+    -------
+    tuple[str, int | None]
+        Study Instance UID, and the job that routes it; None while the study is held, flagged or not complete: the choice is used when it
+        goes on.
+
+    Raises
+    ------
+    NotFound, UsageError, CommandFailed
+        There is no such study, rule or open selection, or the series is none of its candidates; the study is just being routed.
+    """
+    rules = [each.name for each in config.rule]
+    if rule not in rules:
+        raise UsageError(f"there is no rule '{rule}'; configured: {', '.join(rules) or 'none'}")
+    with database.begin() as connection:
+        study = index.study_record(connection, study_of(connection, uid))
+        if study is None:
+            raise NotFound(f"no study {uid}")
+        ambiguities.choose(connection, study.study_uid, rule, model, series, of_input=input, by=who, reason=why, now=now)
+        if study.flag or study.state != "COMPLETE":
+            return study.study_uid, None
+        again = {"salt": "", "by": who, "reason": why, "rule": rule, "model": model}
+        job = completion.route_again(connection, JobQueue(database), study.study_uid, actor=who, why=why, now=now, more={"again": again})
+        if job is None:
+            raise CommandFailed(f"study {study.study_uid} is being routed at this moment: choose again when that has ended")
+    nudge.ring(config.runtime_dir, "route")
+    return study.study_uid, job
 
 
 def retry_job(config: Config, database: Database, pk: int, *, who: str) -> None:

@@ -16,9 +16,10 @@ from dicom_node.errors import CommandFailed
 from dicom_node.results.context import ResultContext
 from dicom_node.results.files import part10
 from dicom_node.results.uids import device_uid
-from dicom_node.routing.selection import Verdict, select_series
+from dicom_node.routing.selection import Verdict, select_inputs
 from dicom_node.work.attributes import attributes_of
 from dicom_node.work.inference import Answer, FilePart, Request, Runner
+from dicom_node.work.inputs import with_inputs
 from models.bundle import Bundle
 from storage.runs import run_key
 
@@ -40,10 +41,13 @@ def run_folder(bundle: Bundle, folder: Path, out: Path, *, device: str, cache: P
     CommandFailed
         There is no such series, or several fit equally well; the message tells why, series by series.
     """
-    uid, chosen = choose_series(bundle, folder)
-    digests = [(str(header.SOPInstanceUID), hashlib.sha256(path.read_bytes()).hexdigest()) for path, header in chosen]
+    series, group = _chosen(bundle, folder)
+    given = [series[group[each.name]] if each.name in group else [] for each in bundle.dicom.inputs]
+    uid, chosen = next(iter(group.values())), given[0]
+    images = [tuple(FilePart(str(path), 0, path.stat().st_size) for path, _ in files) for files in given]
+    digests = [(str(header.SOPInstanceUID), hashlib.sha256(path.read_bytes()).hexdigest()) for files in given for path, header in files]
     context = ResultContext(
-        run_key=run_key(digests, bundle.digest, dict(bundle.dicom.model.parameters)),
+        run_key=run_key(digests, bundle.digest, with_inputs(bundle, group)),
         study_uid=str(chosen[0][1].StudyInstanceUID),
         bundle=bundle.name,
         device_uid=device_uid("standalone", bundle.digest),
@@ -51,8 +55,7 @@ def run_folder(bundle: Bundle, folder: Path, out: Path, *, device: str, cache: P
         started_at=now,
         kinds=tuple(bundle.dicom.output.kinds),
     )
-    images = tuple(FilePart(str(path), 0, path.stat().st_size) for path, _ in chosen)
-    answer = Runner(device, cache=cache).run(Request(str(bundle.root), bundle.digest, images, context))
+    answer = Runner(device, cache=cache).run(Request(str(bundle.root), bundle.digest, images[0], context, others=tuple(images[1:])))
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for item in answer.objects:
@@ -63,20 +66,26 @@ def run_folder(bundle: Bundle, folder: Path, out: Path, *, device: str, cache: P
 
 
 def choose_series(bundle: Bundle, folder: Path) -> tuple[str, list[tuple[Path, Dataset]]]:
-    """The series of a folder that a model needs: its UID, and its files with their headers.
+    """The series of a folder that a model needs, the first of several: its UID, and its files with their headers.
 
     Raises
     ------
     CommandFailed
     """
+    series, group = _chosen(bundle, folder)
+    uid = next(iter(group.values()))
+    return uid, series[uid]
+
+
+def _chosen(bundle: Bundle, folder: Path) -> tuple[dict[str, list[tuple[Path, Dataset]]], dict[str, str]]:
+    """The series of a folder with their files, and which of them is which input."""
     series = _read(folder)
     attributes = {uid: _attributes(found) for uid, found in series.items()}
-    selection = select_series(bundle.dicom.series, attributes)
+    selection = select_inputs(bundle.dicom.inputs, attributes)
     if selection.verdict is not Verdict.CHOSEN:
         reasons = "".join(f"\n  series {choice.series_uid}: {choice.reason}" for choice in selection.choices)
         raise CommandFailed(f"{bundle.name} has no series to run on in {folder}: {selection.summary}{reasons}")
-    uid = selection.chosen[0]
-    return uid, series[uid]
+    return dict(series), {name or bundle.dicom.inputs[0].name: uid for name, uid in selection.groups[0].items()}
 
 
 def _read(folder: Path) -> dict[str, list[tuple[Path, Dataset]]]:

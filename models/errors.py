@@ -48,6 +48,8 @@ class Refusal(StrEnum):
     MIXED_ORIENTATION = "mixed-orientation"
     MIXED_FRAME_OF_REFERENCE = "mixed-frame-of-reference"
     MIXED_SERIES = "mixed-series"
+    OTHER_FRAME_OF_REFERENCE = "other-frame-of-reference"
+    OTHER_PLACE = "other-place"
     DUPLICATE_SLICES = "duplicate-slices"
     MISSING_SLICES = "missing-slices"
     UNEVEN_SPACING = "uneven-spacing"

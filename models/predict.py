@@ -30,7 +30,7 @@ from models.networks import Stopwatch, TimedNetwork, load_state
 from models.output import identity_of, read_output
 from models.reader import PLACEHOLDER, Axes, VolumeReader
 from models.spec import WeightSpec
-from models.suitability import check_volume, read_for
+from models.stack import check_input, read_inputs
 from models.volume import ImageFile, Volume
 from models.weights import resolve_weights
 
@@ -94,7 +94,7 @@ class Predictor:
         InferenceFailed
             A stage raised; OutOfMemory when the device was too small.
         """
-        check_volume(self.bundle.dicom.geometry, volume)
+        check_input(self.bundle.dicom, volume)
         load = self.load()
         assert self._stages is not None
         stages = self._stages
@@ -132,7 +132,7 @@ class Predictor:
         ------
         NotApplicable, InferenceFailed
         """
-        check_volume(self.bundle.dicom.geometry, volume)
+        check_input(self.bundle.dicom, volume)
         self.load()
         assert self._stages is not None
         with torch.inference_mode():
@@ -146,7 +146,7 @@ class Predictor:
 
 def run_model(bundle: Bundle, files: Sequence[ImageFile], device: str = "cpu", *, cache: Path | None = None) -> Prediction:
     """Read images and run a bundle on them once."""
-    volume = read_for(bundle.dicom.geometry, files)
+    volume = read_inputs(bundle.dicom, [files])
     return Predictor(bundle, device, cache=cache).predict(volume)
 
 

@@ -53,6 +53,15 @@ class ColourVolume(Volume):
     colour: NDArray[Any]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stack(Volume):
+    """Several volumes on the grid of the first; ``channels`` is (inputs, slices, rows, columns), float32. ``others``: each further volume
+    as it was read, on its own grid; None for an optional one that is missing."""
+
+    channels: NDArray[Any]
+    others: tuple[Volume | None, ...]
+
+
 class VolumeReader(ImageReader):
     """Serves ``volume`` as MONAI sees images: an array with an affine to RAS millimetres."""
 
@@ -74,6 +83,8 @@ class VolumeReader(ImageReader):
         shape, channel = array.shape, float("nan")
         if isinstance(img, ColourVolume):
             array, channel = img.colour.transpose((1, 2, 0) if self.axes.order == "zyx" else (2, 1, 0)), -1
+        elif isinstance(img, Stack):
+            array, channel = img.channels.transpose((1, 2, 3, 0) if self.axes.order == "zyx" else (3, 2, 1, 0)), -1
         return array, {
             "affine": affine,
             "original_affine": affine.copy(),

@@ -7,6 +7,7 @@ valid one. The keys are the fields below, table by table:
     [model]            ModelSpec
     [series]           SeriesSpec        matching syntax of PS3.4 C.2.2.2 (wildcard, range, list)
     [geometry]         GeometrySpec
+    [[input]]          InputSpec         of a model that takes several series, instead of [series]
     [run]              RunSpec
     [output]           OutputSpec
     [[weights]]        WeightSpec        one per weight file
@@ -23,6 +24,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import PurePosixPath
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -98,6 +100,29 @@ class GeometrySpec(Table):
     min_extent: tuple[float, float, float] | None = None
     max_extent: tuple[float, float, float] | None = None
     planes: tuple[Literal["axial", "coronal", "sagittal"], ...] = ("axial", "coronal", "sagittal")
+
+
+class GridSpec(Table):
+    """How far a further input may lie otherwise than the first, onto whose grid it is resampled (trilinear).
+
+    ``min_overlap``: the share of the first input's volume that it covers at least; ``max_angle``: degrees between the axes of both grids.
+    The Frame of Reference has to be the same in any case.
+    """
+
+    min_overlap: Annotated[float, Field(ge=0, le=1)] = 0.9
+    max_angle: Annotated[float, Field(gt=0, le=90)] = 90.0
+
+
+class InputSpec(SeriesSpec):
+    """One of several inputs, each a series: one channel each, in the order of the tables. Results are on the grid of the first.
+
+    ``geometry``: its own limits instead of [geometry]; ``optional``: where no series fits, its channel is zero.
+    """
+
+    name: Name
+    geometry: GeometrySpec | None = None
+    grid: GridSpec = GridSpec()
+    optional: bool = False
 
 
 class RunSpec(Table):
@@ -257,6 +282,7 @@ class DicomSpec(Table):
     model: ModelSpec
     series: SeriesSpec = SeriesSpec()
     geometry: GeometrySpec = GeometrySpec()
+    input: tuple[InputSpec, ...] = ()
     run: RunSpec = RunSpec()
     output: OutputSpec = OutputSpec()
     weights: tuple[WeightSpec, ...] = ()
@@ -266,6 +292,30 @@ class DicomSpec(Table):
     alert: tuple[AlertSpec, ...] = ()
     gate: GateSpec | None = None
     drift: DriftSpec = DriftSpec()
+
+    @cached_property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """What the model is given, in the order of its channels; [series] alone is one input."""
+        return self.input or (InputSpec(name="image", **self.series.model_dump()),)
+
+    def limits_of(self, name: str) -> GeometrySpec:
+        """The limits on the volume of an input."""
+        return next((each.geometry for each in self.input if each.name == name and each.geometry is not None), self.geometry)
+
+    @model_validator(mode="after")
+    def _inputs_go_together(self) -> DicomSpec:
+        if not self.input:
+            return self
+        if "series" in self.model_fields_set:
+            raise ValueError("[series] and [[input]] exclude each other: each [[input]] says which series it is")
+        names = [each.name for each in self.input]
+        if len(set(names)) < len(names):
+            raise ValueError("two inputs have the same name")
+        if self.input[0].optional:
+            raise ValueError("the first input cannot be optional: results are on its grid")
+        if len(names) > 1 and any(self.limits_of(name).dimensions == 2 for name in names):
+            raise ValueError("several inputs are volumes: geometry.dimensions = 2 goes with one input")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> DicomSpec:

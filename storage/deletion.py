@@ -22,7 +22,7 @@ from storage.disk import Disk
 from storage.errors import NotFound
 from storage.journal import Deletion, MemberSpan
 from storage.members import BLOCK, DELETED, BrokenMember, read_member, ustar_header
-from storage.schema import emitted, instance, instance_header, location, patient, segment, series, study, tombstone
+from storage.schema import ambiguity, emitted, instance, instance_header, location, patient, segment, series, study, tombstone
 from storage.segments import try_lock
 
 if TYPE_CHECKING:
@@ -226,6 +226,9 @@ def _remove_empty_parents(connection: Connection, study_uid: str) -> bool:
     connection.execute(delete(series).where(series.c.study_pk == study_pk, ~held))
     if connection.execute(select(instance.c.pk).where(instance.c.study_pk == study_pk).limit(1)).first():
         return False
+    connection.execute(
+        delete(ambiguity).where(ambiguity.c.study_uid == select(study.c.study_uid).where(study.c.pk == study_pk).scalar_subquery())
+    )
     connection.execute(delete(study).where(study.c.pk == study_pk))
     connection.execute(delete(patient).where(patient.c.pk == patient_pk, ~exists().where(study.c.patient_pk == patient.c.pk)))
     return True

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, exists, func, select
 
+from storage.ambiguities import Picked, picked_of
 from storage.copies import copies_in
 from storage.index import INSTANCE_COLUMNS, PATIENT_COLUMNS, RULE_COLUMNS
 from storage.quarantine import ACCEPTED
@@ -46,12 +47,14 @@ class SeriesFacts:
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """A study with its received series. ``at``: seconds since the epoch at which it became complete, or last got something."""
+    """A study with its received series. ``at``: seconds since the epoch at which it became complete, or last got something; ``picked``:
+    what persons chose where several series fit equally well."""
 
     study_uid: str
     revision: int
     at: float
     series: Mapping[str, SeriesFacts]
+    picked: tuple[Picked, ...] = ()
 
     @property
     def instances(self) -> int:
@@ -65,7 +68,12 @@ def facts_of(connection: Connection, study_uids: Sequence[str]) -> dict[str, Stu
     found: dict[int, dict[str, SeriesFacts]] = defaultdict(dict)
     for study_pk, facts in _series(connection, [row.pk for row in rows]):
         found[study_pk][facts.series_uid] = facts
-    return {row.study_uid: StudyFacts(row.study_uid, row.revision, row.completed_at or row.last_received_at, found[row.pk]) for row in rows}
+    picked = picked_of(connection, study_uids)
+    return {
+        uid: StudyFacts(uid, row.revision, row.completed_at or row.last_received_at, found[row.pk], picked.get(uid, ()))
+        for row in rows
+        for uid in (row.study_uid,)
+    }
 
 
 def _series(connection: Connection, study_pks: Sequence[int]) -> Iterator[tuple[int, SeriesFacts]]:

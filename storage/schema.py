@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from storage.schema_accounts import account, api_token, web_session
+from storage.schema_ambiguities import ambiguity
 from storage.schema_base import Big, Bytewise, metadata, pk_column
 from storage.schema_feedback import feedback
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
@@ -33,6 +34,7 @@ __all__ = [
     "Big",
     "Bytewise",
     "account",
+    "ambiguity",
     "api_token",
     "archive_info",
     "association",

@@ -21,6 +21,16 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
+class FurtherInput:
+    """A further series that a model of several inputs was given; ``instances`` are (SOP Class UID, SOP Instance UID)."""
+
+    name: str
+    study_uid: str
+    series_uid: str
+    instances: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class ResultContext:
     """The run that the objects belong to.
 
@@ -50,6 +60,8 @@ class ResultContext:
         Whether a run that did not apply or failed is told in an SR (else it yields no object).
     evaluation:
         The evaluation by which the release was deployed, in one line; stands among the algorithm's parameters.
+    inputs:
+        The series beside the first that the model was given: evidence of the SR, and named in its groups.
     timezone:
         Zone of dates and times where the source states no offset; the machine's own by default.
     """
@@ -70,6 +82,7 @@ class ResultContext:
     report_reason: bool = False
     instance_number: int = 1
     evaluation: str = ""
+    inputs: tuple[FurtherInput, ...] = ()
     timezone: tzinfo | None = None
 
     def local_time(self, source_offset: tzinfo | None) -> datetime:

@@ -48,7 +48,7 @@ from .context import Outcome, ResultContext
 from .equipment import general_equipment
 from .segmentation import SOP_CLASS as SEG_SOP_CLASS
 from .segmentation import SegmentationPlan
-from .sources import Sources
+from .sources import Sources, further_shells
 from .uids import instance_uid, series_number, series_uid, tracking_uid
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"
@@ -89,7 +89,7 @@ def build(
     )
     series = series_uid(context.study_uid, model.digest, "SR")
     return Comprehensive3DSR(
-        evidence=[*sources.shells, *segmentations],
+        evidence=[*sources.shells, *further_shells(sources, context), *segmentations],
         content=report,
         series_instance_uid=series,
         series_number=series_number(sources.series_number, model.digest, "SR"),
@@ -121,6 +121,7 @@ class _Groups:
         self._sources = sources
         self._context = context
         self._stated = (f"evaluation = {context.evaluation}",) if context.evaluation else ()
+        self._stated += tuple(f"input {each.name} = series {each.series_uid}" for each in context.inputs)
         self._algorithm = _algorithm(prediction.model, *self._stated)
         self._placed = {
             segment.number: (dataset, plan.numbers[segment.number])
@@ -224,6 +225,8 @@ class _Groups:
         )
         if len(self._sources.shells) > 1:
             group[0].ContentSequence.append(UIDRefContentItem(own.SOURCE_SERIES, self._sources.series_uid, RelationshipTypeValues.CONTAINS))
+        for each in self._context.inputs:
+            group[0].ContentSequence.append(UIDRefContentItem(own.SOURCE_SERIES, each.series_uid, RelationshipTypeValues.CONTAINS))
         return group
 
     def _source_images(self) -> list[SourceImageForMeasurementGroup]:

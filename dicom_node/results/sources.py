@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from models.findings import Prediction
 
+from .context import ResultContext
 from .uids import derived_uid
 
 _GEOMETRY = [
@@ -117,6 +118,18 @@ def read_sources(prediction: Prediction, headers: Sequence[Dataset], study_uid: 
         if max(frames) > described:
             raise ValueError("the prediction names a frame that the source does not have")
     return Sources(tuple(_shells(list(unique.values()), frames)), frames, first)
+
+
+def further_shells(sources: Sources, context: ResultContext) -> Iterator[Dataset]:
+    """Of each instance of a model's further inputs what evidence needs: its UIDs."""
+    for each in context.inputs:
+        for sop_class, sop_uid in each.instances:
+            shell = Dataset()
+            for keyword in _PLACEHOLDERS:
+                setattr(shell, keyword, "")
+            shell.SOPClassUID, shell.SOPInstanceUID = sop_class, sop_uid
+            shell.StudyInstanceUID, shell.SeriesInstanceUID = each.study_uid, each.series_uid
+            yield shell
 
 
 def _shells(headers: Sequence[Dataset], frame_numbers: tuple[int, ...]) -> Iterator[Dataset]:

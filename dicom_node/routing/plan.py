@@ -24,7 +24,8 @@ from dicom_node.config_rules import Deidentify, Forward, Rule
 from dicom_node.releases.resolve import Chosen, Resolution
 from dicom_node.routing.narrow import left_out
 from dicom_node.routing.rules import keeps_out, out_of_time, why_not
-from dicom_node.routing.selection import Choice, Selection, SeriesNeeds, select_series
+from dicom_node.routing.selection import Choice, Pick, Selection, SeriesNeeds, select_inputs
+from storage.ambiguities import Picked
 from storage.rule_facts import INDEXED, SeriesFacts, StudyFacts
 
 Models = Callable[[str], Resolution]
@@ -176,7 +177,9 @@ def make_plan(study: StudyFacts, rules: Sequence[Rule], models: Models, peers: M
         tags=tuple({tag: Said(rule.name, tag) for rule in reversed(speaking) for tag in reversed(rule.tags)}.values())[::-1],
         urgency=urgency,
         urgent_by=urgent.name if urgent else "",
-        outcomes=tuple(outcome for each in spoken for name in each.rule.run for outcome in _outcomes(each, models(name), attributes)),
+        outcomes=tuple(
+            outcome for each in spoken for name in each.rule.run for outcome in _outcomes(each, models(name), attributes, study.picked)
+        ),
         forwards=_forwards(study, spoken, urgency, peers),
     )
 
@@ -192,7 +195,7 @@ def keywords(rules: Sequence[Rule], models: Models) -> frozenset[str]:
             meant = models(name)
             for chosen in (meant.live, *meant.shadows):
                 if chosen is not None:
-                    wanted.update(_asked(chosen.bundle.dicom.series))
+                    wanted.update(*(_asked(each) for each in chosen.bundle.dicom.inputs))
     return frozenset(wanted) - INDEXED
 
 
@@ -226,13 +229,16 @@ def _spoken(rule: Rule, first: Mapping[str, str | None], ignored: Mapping[str, S
     return Spoken(rule, tuple(uid for uid in first if uid not in outside), outside)
 
 
-def _outcomes(spoken: Spoken, meant: Resolution, attributes: Mapping[str, Mapping[str, object]]) -> list[Outcome]:
+def _outcomes(spoken: Spoken, meant: Resolution, attributes: Mapping[str, Mapping[str, object]], picked: Sequence[Picked]) -> list[Outcome]:
     """What the release in use comes to, and those that look on."""
     rule = spoken.rule
+    picks = {
+        each.input: Pick(each.series_uid, each.by, each.reason) for each in picked if (each.rule, each.bundle) == (rule.name, meant.name)
+    }
 
     def select(chosen: Chosen) -> Selection:
-        needs, prefer = chosen.bundle.dicom.series, rule.select.prefer if rule.select else ()
-        return select_series(needs, attributes, outside=spoken.outside, prefer=prefer, every=rule.series == "all")
+        needs, prefer = chosen.bundle.dicom.inputs, rule.select.prefer if rule.select else ()
+        return select_inputs(needs, attributes, outside=spoken.outside, prefer=prefer, every=rule.series == "all", picks=picks)
 
     if meant.live is None:
         outcomes = [Outcome(rule, None, meant.name, None, meant.problem, meant.idle)]

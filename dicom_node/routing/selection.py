@@ -1,13 +1,14 @@
 """Which series a model gets, and why the others do not.
 
-Every series ends with a sentence. Several that fit equally well are *ambiguous*: none is chosen, and each says so; a person decides by a
-narrower rule, by ``prefer`` in the bundle, or by ``series = "all"`` in the rule.
+Every series ends with a sentence. Several that fit equally well are *ambiguous*: none is chosen, and each says so; a person decides, once
+by choosing one of them (``dicom-node study choose``), for good by a narrower rule, by ``prefer`` in the bundle, or by ``series = "all"``
+in the rule. A model of several inputs (T1 and FLAIR) gets a series for each of them, no series twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
 
@@ -32,6 +33,15 @@ class SeriesNeeds(Protocol):
     def min_instances(self) -> int: ...
 
 
+class InputNeeds(SeriesNeeds, Protocol):
+    """What one of several inputs of a model needs: an [[input]] table of its dicom.toml."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def optional(self) -> bool: ...
+
+
 class Verdict(Enum):
     CHOSEN = "chosen"
     AMBIGUOUS = "ambiguous"
@@ -48,19 +58,52 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Pick:
+    """A series that a person chose among several that fit equally well."""
+
+    series_uid: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Selection:
-    """The verdict over a study's series for one model."""
+    """The verdict over a study's series for one model.
+
+    ``by_input``: of a model of several inputs, the verdict for each; ``choices`` then tell of every input in turn. ``tied``: the series
+    that fit equally well, where it is ambiguous.
+    """
 
     verdict: Verdict
     choices: tuple[Choice, ...]
+    by_input: Mapping[str, Selection] = field(default_factory=dict)
+    tied: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> tuple[dict[str, str], ...]:
+        """What runs: one entry a run, input > series UID, in the order of the inputs; an input that is missing is left out."""
+        if not self.by_input:
+            return tuple({"": uid} for uid in self.chosen)
+        if self.verdict is not Verdict.CHOSEN:
+            return ()
+        return ({name: each.chosen[0] for name, each in self.by_input.items() if each.chosen},)
 
     @property
     def chosen(self) -> tuple[str, ...]:
         return tuple(choice.series_uid for choice in self.choices if choice.chosen)
 
     @property
+    def undecided(self) -> dict[str, tuple[Choice, ...]]:
+        """Where it is ambiguous: by input ("" of a model's only one), the series among which a person has to choose."""
+        parts = self.by_input or {"": self}
+        open_ = {name: each for name, each in parts.items() if each.tied and self.verdict is Verdict.AMBIGUOUS}
+        return {name: tuple(choice for choice in each.choices if choice.series_uid in each.tied) for name, each in open_.items()}
+
+    @property
     def summary(self) -> str:
         """The verdict in one sentence."""
+        if self.by_input and self.verdict is not Verdict.CHOSEN:
+            return "; ".join(f"input {name}: {each.summary}" for name, each in self.by_input.items() if each.verdict is self.verdict)
         if self.verdict is Verdict.CHOSEN:
             return f"{len(self.chosen)} of {len(self.choices)} series chosen"
         if self.verdict is Verdict.AMBIGUOUS:
@@ -75,6 +118,7 @@ def select_series(
     outside: Mapping[str, str] | None = None,
     prefer: Sequence[Mapping[str, Any]] = (),
     every: bool = False,
+    pick: Pick | None = None,
 ) -> Selection:
     """Choose among a study's series.
 
@@ -90,10 +134,14 @@ def select_series(
         What the rule prefers, best first, before the model is asked.
     every
         Choose each that fits, not the one that fits best.
+    pick
+        A person's choice: it stands as long as its series fits.
     """
     left_out = outside or {}
     reasons = {uid: f"rule: {left_out[uid]}" if uid in left_out else _why_not(needs, attributes) for uid, attributes in series.items()}
     fitting = [uid for uid, reason in reasons.items() if reason is None]
+    if pick is not None and pick.series_uid in fitting and not every:
+        return _picked(pick, reasons)
     ranks = {uid: (_rank(prefer, series[uid]), _rank(needs.prefer, series[uid])) for uid in fitting}
     best = min(ranks.values(), default=(0, 0))
     first = fitting if every else [uid for uid in fitting if ranks[uid] == best]
@@ -103,7 +151,71 @@ def select_series(
         for uid, reason in reasons.items()
     )
     verdict = Verdict.AMBIGUOUS if ambiguous else Verdict.CHOSEN if first else Verdict.NOT_APPLICABLE
-    return Selection(verdict, choices)
+    return Selection(verdict, choices, tied=tuple(first) if ambiguous else ())
+
+
+def _picked(pick: Pick, reasons: Mapping[str, str | None]) -> Selection:
+    sentence = f"fits, and was chosen by {pick.by}: {pick.reason}"
+    choices = tuple(
+        Choice(uid, uid == pick.series_uid, sentence if uid == pick.series_uid else reason or f"fits, and {pick.by} chose another series")
+        for uid, reason in reasons.items()
+    )
+    return Selection(Verdict.CHOSEN, choices)
+
+
+def select_inputs(
+    inputs: Sequence[InputNeeds],
+    series: Mapping[str, Attributes],
+    *,
+    outside: Mapping[str, str] | None = None,
+    prefer: Sequence[Mapping[str, Any]] = (),
+    every: bool = False,
+    picks: Mapping[str, Pick] | None = None,
+) -> Selection:
+    """Choose a series for each input of a model; of several inputs each gets one, and no series serves twice.
+
+    Parameters
+    ----------
+    picks
+        Persons' choices by the input's name; "" of a model's only one.
+    """
+    picks = picks or {}
+    if len(inputs) == 1:
+        return select_series(inputs[0], series, outside=outside, prefer=prefer, every=every, pick=picks.get(""))
+    found: dict[str, Selection] = {}
+    reserved = {pick.series_uid: name for name, pick in picks.items()}
+    for each in inputs:
+        taken = {uid: f"it is input {name}" for name, made in found.items() for uid in made.chosen}
+        taken |= {uid: f"it was chosen as input {name}" for uid, name in reserved.items() if name != each.name}
+        found[each.name] = _of_input(each, series, outside or {}, taken, prefer, picks.get(each.name))
+    missing = [each.name for each in inputs if not each.optional and found[each.name].verdict is Verdict.NOT_APPLICABLE]
+    unclear = [each.name for each in inputs if found[each.name].verdict is Verdict.AMBIGUOUS]
+    verdict = Verdict.NOT_APPLICABLE if missing else Verdict.AMBIGUOUS if unclear else Verdict.CHOSEN
+    stops = [*missing, *unclear]
+    choices = tuple(_of_several(name, choice, stops) for name, each in found.items() for choice in each.choices)
+    return Selection(verdict, choices, found)
+
+
+def _of_input(
+    needs: InputNeeds,
+    series: Mapping[str, Attributes],
+    outside: Mapping[str, str],
+    taken: Mapping[str, str],
+    prefer: Sequence[Mapping[str, Any]],
+    pick: Pick | None,
+) -> Selection:
+    free = {uid: attributes for uid, attributes in series.items() if uid not in taken}
+    made = select_series(needs, free, outside=outside, prefer=prefer, pick=pick)
+    by_uid = {choice.series_uid: choice for choice in made.choices}
+    return replace(made, choices=tuple(by_uid.get(uid) or Choice(uid, False, taken[uid]) for uid in series))
+
+
+def _of_several(name: str, choice: Choice, stops: Sequence[str]) -> Choice:
+    """A choice as the whole model has it: nothing is run where an input has none."""
+    reason = f"input {name}: {choice.reason}"
+    if choice.chosen and stops:
+        return Choice(choice.series_uid, False, f"{reason}; but input {', '.join(stops)} has no series")
+    return Choice(choice.series_uid, choice.chosen, reason)
 
 
 def _sentence(uid: str, first: Sequence[str], ambiguous: bool, ranks: Mapping[str, tuple[int, int]]) -> str:

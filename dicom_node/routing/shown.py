@@ -65,7 +65,8 @@ def effects(plan: Plan) -> Iterator[str]:
         if outcome.chosen is None or outcome.selection is None:
             continue
         bundle, rule = outcome.chosen.bundle, outcome.rule
-        for uid in outcome.selection.chosen:
+        for group in outcome.selection.groups:
+            uid = " and ".join(f"{uid} ({name})" if name else uid for name, uid in group.items())
             key = (bundle.digest, uid, "shadow" if outcome.shadow else "")
             to = f", results to {', '.join(rule.deliver)}" if rule.deliver and not outcome.shadow else ""
             if key in seen:

@@ -18,6 +18,7 @@ from dicom_node.results.uids import device_uid, instance_uid, series_uid
 from dicom_node.work.executors import Executor
 from dicom_node.work.handler import NodeHandler
 from dicom_node.work.inference import Answer, Beside, FilePart, Request, negative_report
+from dicom_node.work.inputs import by_input
 from models.bundle import Bundle
 from models.errors import BundleInvalid
 from storage import deliveries, index, release_watch, runs
@@ -110,14 +111,15 @@ class InferHandler(NodeHandler):
     def _request(self, run: RunRecord) -> Request | Answer:
         try:
             bundle = bundle_of_run(self._config, run.bundle, run.release_pk, run.release_digest)
-            images = [self._image(uid, digest) for uid, digest in run.input_set]
+            images, others = by_input(bundle, run, self._image)
         except (BundleInvalid, NotFound, Damaged) as error:
             return Answer(Outcome.FAILED, str(error), type(error).__name__)
         return Request(
             str(bundle.root),
             run.release_digest,
-            tuple(images),
+            images,
             self._context(run, bundle),
+            others=others,
             watch=run.release_pk is not None,
             beside=self._beside(run) if run.shadow else None,
         )
@@ -137,11 +139,11 @@ class InferHandler(NodeHandler):
         masks = [FilePart(str(each.path), each.offset, each.length) for each in objects if each.sop_uid in record]
         return Beside(live.pk, tuple(masks), live.findings or {})
 
-    def _image(self, uid: str, digest: str) -> FilePart:
+    def _image(self, uid: str, digest: str) -> tuple[str, FilePart]:
         stored = self._archive.open_instance(uid)
         if stored.digest != digest:
             raise Damaged(f"instance {uid} is no longer the one that the run was made for")
-        return FilePart(str(stored.path), stored.offset, stored.length)
+        return stored.series_uid, FilePart(str(stored.path), stored.offset, stored.length)
 
     def _context(self, run: RunRecord, bundle: Bundle, **more: Any) -> ResultContext:
         assert run.started_at is not None
@@ -258,7 +260,7 @@ class InferHandler(NodeHandler):
             return []
         try:
             bundle = bundle_of_run(self._config, run.bundle, run.release_pk, run.release_digest)
-            images = [self._image(uid, digest).open for uid, digest in run.input_set]
+            images = [part.open for part in by_input(bundle, run, self._image)[0]]
             more = {"outcome": answer.outcome, "reason": answer.reason, "report_reason": True}
             return negative_report(str(bundle.root), images, self._context(run, bundle, **more))
         except (BundleInvalid, NotFound, Damaged, ValueError) as error:

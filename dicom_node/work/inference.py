@@ -70,6 +70,7 @@ class Request:
     context: ResultContext
     watch: bool = False
     beside: Beside | None = None
+    others: tuple[tuple[FilePart, ...], ...] = ()  # the images of a model's further inputs, in its order; none of one that is missing
 
 
 @dataclass(frozen=True)
@@ -123,19 +124,21 @@ class Runner:
     def _run(self, request: Request) -> Answer:
         from dicom_node.results.encode import encode
         from dicom_node.results.readback import verify
-        from models.suitability import read_for
+        from dicom_node.work.inputs import named
+        from models.stack import read_inputs
 
         clock = time.perf_counter
         started = clock()
         predictor = self._predictor(request)
-        volume = read_for(predictor.bundle.dicom.geometry, [part.open for part in request.images])
+        given = [[part.open for part in parts] for parts in (request.images, *request.others)]
+        volume = read_inputs(predictor.bundle.dicom, given)
         read = clock()
         prediction = predictor.predict(volume)
         predicted = clock()
         outcome = Outcome.NOTHING_FOUND if prediction.empty else Outcome.FINDINGS
         if request.beside is not None:
             return self._looked_on(request, request.beside, volume, prediction, outcome, read - started)
-        objects = encode(prediction, volume.headers, _with_outcome(request.context, outcome), volume.array)
+        objects = encode(prediction, volume.headers, named(_with_outcome(request.context, outcome), predictor.bundle, volume), volume.array)
         encoded = clock()
         verify(objects, prediction)
         timings = {

@@ -21,7 +21,9 @@ from dicom_node.routing.look import look
 from dicom_node.routing.plan import Onward, Outcome, Plan, make_plan, peers_of
 from dicom_node.routing.selection import Verdict
 from dicom_node.work.handler import NodeHandler
-from storage import audit, deliveries, index, runs
+from dicom_node.work.inputs import with_inputs
+from storage import ambiguities, audit, deliveries, index, runs
+from storage.ambiguities import Candidate
 from storage.archive import Archive
 from storage.completion import hold_revision
 from storage.database import Database
@@ -130,8 +132,13 @@ class RouteHandler(NodeHandler):
                 self._audit(connection, study, "route.failed" if outcome.problem else "route.not_deployed", outcome.sentence)
                 continue
             self._record_selection(connection, study, outcome)
+            if not outcome.shadow:
+                self._keep_ambiguity(connection, study, outcome, now)
             if outcome.selection.verdict is Verdict.AMBIGUOUS and not outcome.shadow:
-                self._audit(connection, study, "selection.ambiguous", outcome.sentence)
+                way_out = (
+                    f"to choose: dicom-node study choose {study.study_uid} --rule {outcome.rule.name} --model {outcome.name} --series ..."
+                )
+                self._audit(connection, study, "selection.ambiguous", f"{outcome.sentence}; {way_out}")
             for spec in () if held else self._specs(connection, study, outcome, again):
                 known = chosen.get(spec.key)
                 if known is not None:  # a second rule for the same work adds its destinations
@@ -195,27 +202,35 @@ class RouteHandler(NodeHandler):
         ]
         runs.record_selection(connection, study.study_uid, study.revision, rows, now=self._clock())
 
+    def _keep_ambiguity(self, connection: Connection, study: StudyRecord, outcome: Outcome, now: float) -> None:
+        assert outcome.selection is not None
+        tied = {
+            name: [Candidate(choice.series_uid, choice.reason) for choice in choices]
+            for name, choices in outcome.selection.undecided.items()
+        }
+        ambiguities.keep(connection, study.study_uid, study.revision, outcome.rule.name, outcome.name, tied, now=now)
+
     def _specs(self, connection: Connection, study: StudyRecord, outcome: Outcome, again: Again | None) -> list[RunSpec]:
         assert outcome.selection is not None
         assert outcome.chosen is not None
-        bundle, chosen = outcome.chosen.bundle, outcome.selection.chosen
+        bundle = outcome.chosen.bundle
         return [
             RunSpec(
                 study_uid=study.study_uid,
                 study_revision=study.revision,
-                series_uids=[uid],
-                input_set=index.input_set(connection, study.study_uid, [uid]),
+                series_uids=list(group.values()),
+                input_set=index.input_set(connection, study.study_uid, list(group.values())),
                 rule=outcome.rule.name,
                 bundle=bundle.name,
                 bundle_version=bundle.version,
                 release_digest=bundle.digest,
-                parameters=dict(bundle.dicom.model.parameters),
+                parameters=with_inputs(bundle, group),
                 deliver_to=() if outcome.shadow else outcome.rule.deliver,
                 salt=again.salt if again else "",
                 release_pk=outcome.chosen.release_pk,
                 shadow=outcome.shadow,
             )
-            for uid in chosen
+            for group in outcome.selection.groups
         ]
 
     def _run(

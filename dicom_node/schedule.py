@@ -27,6 +27,7 @@ from storage import (
     runs,
     workitem_runs,
     workitems,
+    worklist_upkeep,
 )
 from storage.completion import CompletionPolicy
 from storage.errors import IndexUnavailable
@@ -41,6 +42,7 @@ SEAL_BATCH = 100
 DELETION_GRACE = 600.0  # seconds for which a deletion is its own process's to end
 COMMITMENTS_KEPT = 30 * 86400.0  # seconds for which a Transaction UID is known as used
 WORKITEMS_KEPT, LOCKED_WORKITEMS_KEPT = 2 * 86400.0, 30 * 86400.0  # seconds after the final state
+WORKLIST_BATCHES = 20  # at a time: a hundred studies each
 SCRUB_STARTED = "archive.scrub_started"
 HEADERS_QUIET = 3.0  # seconds without an instance after which header JSON is made
 HEADERS_PATIENCE = 30.0  # ... and for how long a stream of instances may put it off
@@ -187,6 +189,10 @@ class Duties:
             self._node.ring("workitems")
         return touched
 
+    def follow_worklist(self) -> int:
+        """Let the worklist show what changed; a web process does so, too, while somebody looks at it."""
+        return worklist_upkeep.catch_up(self._node.database, now=self._node.clock(), batches=WORKLIST_BATCHES)
+
     def forget_workitems(self) -> int:
         """Remove final workitems after some days; one that a subscriber locks after a month."""
         now = self._node.clock()
@@ -248,6 +254,7 @@ def build_scheduler(node: Node) -> BackgroundScheduler:
         (duties.forget_commitments, 3600.0),
         (duties.retain, 30.0),
         (duties.tend_workitems, 2.0),
+        (duties.follow_worklist, 1.0),
         (duties.forget_workitems, 600.0),
         (duties.watch_drift, 30.0),
         (duties.evaluate_releases, 60.0),

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from sqlalchemy import Connection, func, insert, select
 
-from storage import audit, journal, promises, quarantine, quarantine_file, scan
+from storage import audit, journal, promises, quarantine, quarantine_file, scan, worklist_upkeep
 from storage.columns import ReadMember, read_columns
 from storage.database import Database
 from storage.disk import Disk
@@ -94,6 +94,7 @@ def reindex(root: Path, database: Database, *, clock: Callable[[], float] = time
         promises.restore(connection, root)
         detail = {"instances": report.instances, "deleted": report.deleted, "damaged": len(report.damaged)}
         audit.record(connection, "archive.rebuilt", actor="reindex", detail=detail, at=clock())
+    worklist_upkeep.catch_up(database, now=clock())
     report.seconds = time.monotonic() - started
     log.info("archive.rebuilt", studies=report.studies, instances=report.instances, damaged=len(report.damaged))
     return report

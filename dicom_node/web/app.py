@@ -39,7 +39,7 @@ from dicom_node.web.dicomweb.stow import Uploads
 from dicom_node.web.identities import Identities
 from dicom_node.web.limits import PLACE_WAIT, Crowd, DeadlineProtocol
 from dicom_node.web.metrics import CONTENT_TYPE, render
-from dicom_node.web.pages import preferences, sign_in, site
+from dicom_node.web.pages import events, jobs, models, peers, preferences, sign_in, site, system, worklist
 from dicom_node.web.pages.errors import refused
 from storage.errors import StorageError
 
@@ -82,8 +82,14 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
         *api_routes(node),
         *viewer.routes(node),
         *site.routes(),
+        *jobs.routes(node),
+        *peers.routes(node),
+        *models.routes(node),
+        *system.routes(node),
         *preferences.routes(node.database, identities),
         *sign_in.routes(node.database, web, identities),
+        *worklist.routes(node),
+        *events.routes(node, identities),
         *described,
     ]
     crowd = Middleware(Crowd, most=node.config.web.max_connections)

@@ -197,6 +197,7 @@ class DeadlineProtocol(H11Protocol):
     head_deadline = HEAD_DEADLINE
     read_deadline = READ_DEADLINE
     _refused = False
+    stopping = False  # the server is told to stop: an answer without end is to end
     _waiting_since = 0.0
     _watch: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
@@ -210,6 +211,10 @@ class DeadlineProtocol(H11Protocol):
         if self.cycle is not None and not self.cycle.response_started:  # its task starts after us
             scope = cast("dict[str, Any]", self.cycle.scope)
             scope.setdefault("extensions", {})[CONNECTION] = self
+
+    def shutdown(self) -> None:
+        self.stopping = True
+        super().shutdown()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         for timer in (self._watch, self._writing):  # the protocol that takes over has its own

@@ -59,6 +59,19 @@ def state_report(item: Workitem) -> Json:
     return content
 
 
+def assigned_report(item: Workitem) -> Json:
+    """The content of a UPS Assigned event: the stations and people that are to perform it; nothing where none is named."""
+    people = values.items(item.dataset, values.HUMANS)
+    content = {values.STATIONS: item.dataset[values.STATIONS]} if values.items(item.dataset, values.STATIONS) else {}
+    codes = [code for person in people for code in values.items(person, values.HUMAN_CODES)]
+    organizations = [name for person in people if (name := values.text(person, values.ORGANIZATION))]
+    if codes:
+        content[values.HUMAN_CODES] = values.element("SQ", *codes)
+    if organizations:
+        content[values.ORGANIZATION] = values.element("LO", organizations[0])
+    return content
+
+
 def tell(connection: Connection, item: Workitem, kind: int, content: Json, *, actor: str, now: float) -> None:
     """Record what happened to a workitem, and leave a notice for everybody who watches it."""
     connection.execute(_HAPPENED, {"workitem_pk": item.pk, "at": now, "type": kind, "actor": actor, "content": content})

@@ -26,7 +26,16 @@ from storage.matching import clause
 from storage.query import Key
 from storage.query_rows import element_test, is_wanted
 from storage.schema import workitem, workitem_event, workitem_subscription
-from storage.workitem_events import ASSIGNED, CANCEL_REQUESTED, GLOBAL, PROGRESS_REPORT, STATE_REPORT, state_report, tell
+from storage.workitem_events import (
+    ASSIGNED,
+    CANCEL_REQUESTED,
+    GLOBAL,
+    PROGRESS_REPORT,
+    STATE_REPORT,
+    assigned_report,
+    state_report,
+    tell,
+)
 from storage.workitem_values import Json, columns_of, date_time, element, items, text
 
 MAX_EXAMINED: Final = 100_000
@@ -40,7 +49,7 @@ NO_SUCH_WORKITEM: Final = 0xC307
 NOT_IN_PROGRESS: Final = 0xC310
 IS_COMPLETED: Final = 0xC311
 PERFORMER_CHOOSES_NOT_TO: Final = 0xC312
-_STATIONS: Final = frozenset({"00404025", "00404026", "00404027", "00404034"})  # a performer is named: the workitem is assigned
+_PERFORMERS: Final = frozenset({workitem_values.STATIONS, workitem_values.HUMANS})  # who names one assigns the workitem
 _CANCEL_DETAILS: Final = ("0074100A", "0074100C", workitem_values.DISCONTINUATION, workitem_values.REASON)  # contact URI and name
 
 
@@ -125,6 +134,7 @@ def create(
         raise WorkitemRefused(workitem_values.DUPLICATE_SOP_INSTANCE, "a workitem has this UID already")
     item = _created(pk, values, columns)
     tell(connection, item, STATE_REPORT, state_report(item), actor=by, now=now)
+    _tell_assigned(connection, item, by, now)
     return item, warning
 
 
@@ -248,9 +258,14 @@ def _tell_changes(connection: Connection, before: Workitem, item: Workitem, made
         tell(connection, item, STATE_REPORT, state_report(item), actor=by, now=now)
     if workitem_values.PROGRESS in made:
         tell(connection, item, PROGRESS_REPORT, {workitem_values.PROGRESS: made[workitem_values.PROGRESS]}, actor=by, now=now)
-    stations = {tag: value for tag, value in made.items() if tag in _STATIONS}
-    if stations:
-        tell(connection, item, ASSIGNED, {**stations, **state_report(item)}, actor=by, now=now)
+    if _PERFORMERS.intersection(made):
+        _tell_assigned(connection, item, by, now)
+
+
+def _tell_assigned(connection: Connection, item: Workitem, by: str, now: float) -> None:
+    content = assigned_report(item)
+    if content:
+        tell(connection, item, ASSIGNED, content, actor=by, now=now)
 
 
 def request_cancel(

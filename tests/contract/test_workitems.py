@@ -205,6 +205,22 @@ def test_who_watches_is_told_until_it_does_not_want_to_be(database: Database) ->
     assert told(database, "LOW") == []
 
 
+def test_who_is_to_perform_a_workitem_is_told_when_it_is_made_and_when_that_changes(database: Database) -> None:
+    station = element("SQ", values.code("GPU1", "99L", "first"))
+    person: Json = {values.HUMAN_CODES: element("SQ", values.code("P", "99L", "reader")), values.ORGANIZATION: element("LO", "Ward")}
+    with database.begin() as connection:
+        workitem_events.subscribe(connection, "ALL", GLOBAL, channel=WEB, now=1.0)
+    create(database, more={values.STATIONS: station})
+    change(database, {values.HUMANS: element("SQ", person)})
+    change(database, {values.LABEL: element("LO", "other")})
+    change(database, {values.STATIONS: element("SQ"), values.HUMANS: element("SQ")})
+    with database.read() as connection:
+        reports = [(each.type, each.content) for each in workitem_events.waiting(connection, WEB, ["ALL"])]
+    named = {values.HUMAN_CODES: person[values.HUMAN_CODES], values.ORGANIZATION: person[values.ORGANIZATION]}
+    assert [kind for kind, _ in reports] == [1, 5, 5]
+    assert [content for _, content in reports[1:]] == [{values.STATIONS: station}, {values.STATIONS: station, **named}]
+
+
 def test_final_workitems_go_after_a_while_unless_somebody_locks_them(database: Database) -> None:
     for number in range(1, 4):
         create(database, f"2.25.{number}")

@@ -259,6 +259,7 @@ class Peer(Table):
     may_query: bool = True
     may_retrieve: bool = True
     may_commit: bool = True
+    may_manage_workitems: bool = False
     commitment: bool = False
     results: tuple[Kind, ...] = ("SEG", "SR")
     max_frames: Annotated[int, Field(ge=1)] | None = None

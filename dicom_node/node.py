@@ -255,6 +255,7 @@ def build_server(node: Node, hooks: LeasedAssociations) -> Server:
     from dicom_node.dimse.services.get import GetService
     from dicom_node.dimse.services.move import MoveService
     from dicom_node.dimse.services.store import COERCION_OF_DATA_ELEMENTS, CONFLICT, StoreService
+    from dicom_node.workitem_events import workitem_services
 
     config = node.config
     limits = config.dimse
@@ -284,8 +285,18 @@ def build_server(node: Node, hooks: LeasedAssociations) -> Server:
     services.update(dict.fromkeys(FIND_CLASSES, find))
     services.update(dict.fromkeys(GET_CLASSES, GetService(node.archive, node.transcoder)))
     services.update(dict.fromkeys(MOVE_CLASSES, MoveService(node.archive, node.transcoder, PeerDestinations(config))))
+    services.update(workitem_services(node))
     peers = [
-        KnownPeer(peer.name, peer.ae_title, peer.addresses, peer.may_store, peer.may_query, peer.may_retrieve, peer.may_commit)
+        KnownPeer(
+            peer.name,
+            peer.ae_title,
+            peer.addresses,
+            peer.may_store,
+            peer.may_query,
+            peer.may_retrieve,
+            peer.may_commit,
+            peer.may_manage_workitems,
+        )
         for peer in config.peer
     ]
     admission = PeerAdmission(

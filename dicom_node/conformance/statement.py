@@ -27,6 +27,7 @@ SERVICES: Final = {
     "FindService": ("Query", "C-FIND"),
     "MoveService": ("Retrieve", "C-MOVE; the sub-operations' C-STORE is requested from configured peers only"),
     "GetService": ("Retrieve", "C-GET"),
+    "WorkitemService": ("Unified Procedure Step", "N-CREATE, N-GET, N-SET, N-ACTION, C-FIND; each SOP class those of PS3.4 table CC.2-1"),
     "CommitmentService": ("Storage Commitment Push Model", "N-ACTION; N-EVENT-REPORT on the same or a new association"),
 }
 # What the node itself asks of others.

@@ -39,6 +39,7 @@ class Admitted:
     may_query: bool = False
     may_retrieve: bool = False
     may_commit: bool = False
+    may_manage_workitems: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class KnownPeer:
     may_query: bool = False
     may_retrieve: bool = False
     may_commit: bool = False
+    may_manage_workitems: bool = False
 
 
 @dataclass
@@ -103,7 +105,8 @@ class PeerAdmission:
         if known:
             for peer in known:
                 if _matches(caller.address, peer.addresses):
-                    return Admitted(peer.name, peer.may_store, peer.may_query, peer.may_retrieve, peer.may_commit)
+                    rights = peer.may_store, peer.may_query, peer.may_retrieve, peer.may_commit, peer.may_manage_workitems
+                    return Admitted(peer.name, *rights)
             return Refusal(REJECT_CALLING, "calling AE title from an address that is not its own")
         if self.unknown is Unknown.REFUSE:
             return Refusal(REJECT_CALLING, "calling AE title is unknown")

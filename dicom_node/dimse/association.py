@@ -68,6 +68,7 @@ class AssociationContext:
     may_query: bool = False
     may_retrieve: bool = False
     may_commit: bool = False
+    may_manage_workitems: bool = False
     contexts: Mapping[int, AcceptedContext] = field(default_factory=dict)
     scp_roles: frozenset[str] = frozenset()
     """SOP classes of which the requestor is the provider: what it takes by C-STORE in a C-GET."""
@@ -113,7 +114,7 @@ class Acceptor:
         self._context_id = 0
         self._request_id = 0
         self._awaited: dict[int, Callable[[Command], None]] = {}
-        self._between: Callable[[], float | None] | None = None
+        self._between: list[Callable[[], float | None]] = []
 
     # ----------------------------------------------------- what services use
 
@@ -174,9 +175,10 @@ class Acceptor:
     def between_messages(self, look: Callable[[], float | None]) -> None:
         """Have ``look`` called again and again while the peer says nothing; it returns the seconds to its next turn, None to end.
 
-        An association without one waits for its next message as ever.
+        An association without one waits for its next message as ever. Any number of services may each have one.
         """
-        self._between = look
+        if look not in self._between:
+            self._between.append(look)
 
     def request(self, context_id: int, command: Callable[[int], bytes], data_set: bytes, answered: Callable[[Command], None]) -> None:
         """Send a request of our own (an N-EVENT-REPORT); ``answered`` hears of its response, whenever that comes.
@@ -224,7 +226,7 @@ class Acceptor:
                 self.busy = False
                 if self._stopping.is_set():
                     break
-                if self._between is not None:
+                if self._between:
                     self._look_between()
                 context_id, data = connection.read_command()
                 self.busy = True
@@ -250,12 +252,13 @@ class Acceptor:
         return "stopped"
 
     def _look_between(self) -> None:
-        wait: float | None = 0.0
-        while wait is not None and not self._stopping.is_set():
+        wait = 0.0
+        while self._between and not self._stopping.is_set():
             if self.connection.has_input(wait):
                 return
-            wait = self._between() if self._between is not None else None
-        self._between = None
+            waits = {look: look() for look in self._between}
+            self._between = [look for look in self._between if waits[look] is not None]
+            wait = min((each for each in waits.values() if each is not None), default=0.0)
 
     def _dispatch(self, context_id: int, command: Command) -> None:
         accepted = self.context.contexts.get(context_id)

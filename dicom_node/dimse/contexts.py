@@ -16,6 +16,13 @@ DICOM_ROOT: Final = "1.2.840.10008."
 STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
 STORAGE_COMMITMENT_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
 
+UPS_PUSH: Final = "1.2.840.10008.5.1.4.34.6.1"
+UPS_WATCH: Final = "1.2.840.10008.5.1.4.34.6.2"
+UPS_PULL: Final = "1.2.840.10008.5.1.4.34.6.3"
+UPS_EVENT: Final = "1.2.840.10008.5.1.4.34.6.4"
+UPS_QUERY: Final = "1.2.840.10008.5.1.4.34.6.5"
+UPS_CLASSES: Final = frozenset({UPS_PUSH, UPS_WATCH, UPS_PULL, UPS_EVENT, UPS_QUERY})
+
 PATIENT_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 PATIENT_STUDY_ONLY_FIND: Final = "1.2.840.10008.5.1.4.1.2.3.1"
@@ -97,7 +104,8 @@ class Negotiator:
         if context.abstract_syntax not in self._abstract:
             return ContextResult(context.id, ABSTRACT_SYNTAX_NOT_SUPPORTED, first)
         rank = self._rank
-        known = [uid for uid in context.transfer_syntaxes if uid in (_FIRST if context.abstract_syntax in FIND_CLASSES else rank)]
+        plain = context.abstract_syntax in FIND_CLASSES or context.abstract_syntax in UPS_CLASSES
+        known = [uid for uid in context.transfer_syntaxes if uid in (_FIRST if plain else rank)]
         if not known:
             return ContextResult(context.id, TRANSFER_SYNTAXES_NOT_SUPPORTED, first)
         return ContextResult(context.id, ACCEPTED, known[0] if len(known) == 1 else min(known, key=rank.__getitem__))

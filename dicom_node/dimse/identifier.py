@@ -274,12 +274,12 @@ def _sequence(tag: int, value: Any, codec: Codec, explicit: bool) -> bytes:
 
 
 def _item(item: Mapping[str, Mapping[str, Any]], codec: Codec, explicit: bool) -> bytes:
-    elements = [_json_element(int(name, 16), item[name], codec, explicit) for name in sorted(item)]
+    elements = [json_element(int(name, 16), item[name], codec, explicit) for name in sorted(item)]
     data = b"".join(elements)
     return pack("<HHL", 0xFFFE, 0xE000, len(data)) + data
 
 
-def _json_element(tag: int, element: Mapping[str, Any], codec: Codec, explicit: bool) -> bytes:
+def json_element(tag: int, element: Mapping[str, Any], codec: Codec, explicit: bool) -> bytes:
     """An element of an item. Its texts go out in the match's own character set, so an item names none."""
     vr = element["vr"][:2]
     if tag == CHARACTER_SET:

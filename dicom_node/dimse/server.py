@@ -288,6 +288,7 @@ class Server:
             may_query=verdict.may_query,
             may_retrieve=verdict.may_retrieve,
             may_commit=verdict.may_commit,
+            may_manage_workitems=verdict.may_manage_workitems,
             contexts=contexts,
             scp_roles=frozenset(uid for uid, (_, scp) in roles.items() if scp),
             extended=extended,

@@ -19,9 +19,17 @@ class Entry:
     right: str
 
 
-ENTRIES: Final = (Entry("/", N_("Worklist"), READ),)
+ENTRIES: Final = (
+    Entry("/", N_("Worklist"), READ),
+    Entry("/jobs", N_("Jobs"), READ),
+    Entry("/peers", N_("Peers"), READ),
+    Entry("/models", N_("Models"), READ),
+    Entry("/system", N_("System"), READ),
+)
 
 
 def entries_for(principal: Principal | None) -> tuple[Entry, ...]:
-    """The pages that somebody may open."""
-    return tuple(entry for entry in ENTRIES if principal is not None and principal.may(entry.right))
+    """The pages that somebody may open; of those that tell of all studies, nothing for who is limited to some."""
+    if principal is None:
+        return ()
+    return tuple(entry for entry in ENTRIES if principal.may(entry.right) and (entry.path == "/" or not principal.limits))

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
-from storage import index
+from storage import ambiguities, index
+from storage.ambiguities import AmbiguityRecord
 from storage.database import Database
 from storage.errors import NotFound
 from storage.feedback import FeedbackRecord, history
@@ -104,6 +105,7 @@ class Timeline:
     quarantine: tuple[QuarantineRecord, ...]
     audit: tuple[AuditRecord, ...]
     feedback: tuple[FeedbackRecord, ...] = ()
+    ambiguities: tuple[AmbiguityRecord, ...] = ()
 
 
 def timeline(database: Database, study_uid: str) -> Timeline:
@@ -128,6 +130,7 @@ def timeline(database: Database, study_uid: str) -> Timeline:
             quarantine=_of_study(connection, QuarantineRecord, quarantine, study_uid),
             audit=_of_study(connection, AuditRecord, audit, study_uid),
             feedback=history(connection, study_uid),
+            ambiguities=tuple(ambiguities.of_study(connection, study_uid)),
         )
 
 

@@ -28,6 +28,7 @@ def tell(story: Timeline) -> Iterator[str]:
         ("Received", _received(story)),
         ("Complete", _complete(story)),
         ("Series", _series(story)),
+        ("To be chosen", _ambiguous(story)),
         ("Runs", _runs(story)),
         ("Feedback", _feedback(story.feedback)),
         ("Deliveries without a run", _unattached(story)),
@@ -71,6 +72,20 @@ def _series(story: Timeline) -> Iterator[str]:
         for choice in each.selections:
             verdict = "CHOSEN" if choice.chosen else "not chosen"
             yield f"    revision {choice.study_revision}, {choice.bundle} (rule {choice.rule}): {verdict}: {choice.reason}"
+
+
+def _ambiguous(story: Timeline) -> Iterator[str]:
+    """What waits for a person's choice, and what was chosen."""
+    for each in story.ambiguities:
+        named = f"{each.bundle} (rule {each.rule}){f', input {each.input}' if each.input else ''}"
+        if each.state == "CHOSEN":
+            yield f"{moment(each.chosen_at)}  {named}: series {each.series_uid}, by {each.chosen_by}: {each.reason}"
+        elif each.open:
+            yield f"{moment(each.opened_at)}  {named}: nothing runs until one of {len(each.candidates)} series is chosen"
+            for candidate in each.candidates:
+                yield f"    {candidate.series_uid}  {candidate.reason}"
+            meant = f"--rule {each.rule} --model {each.bundle}{f' --input {each.input}' if each.input else ''} --series UID"
+            yield f"    dicom-node study choose {each.study_uid} {meant} --reason ..."
 
 
 def _title(series: SeriesRecord) -> str:

@@ -47,6 +47,21 @@ def add(commands: Any) -> None:
     rerun.add_argument("--release", metavar="NAME@VERSION", help="only this release's model, by it instead of the deployed one")
     with_reason(rerun)
     rerun.set_defaults(run=_rerun)
+    choose = command(
+        studies,
+        "choose",
+        "choose among series that fit a model equally well",
+        description="Where several series fit a model equally well none is run until a person says which is meant; study show lists\n"
+        "them. The choice stands over later images as long as that series fits.",
+        example='dicom-node study choose 1.2.840... --rule brain --model brain_extraction --series 1.2.840... --reason "without motion"',
+    )
+    choose.add_argument("uid", metavar="UID", help="Study Instance UID; a series' or an instance's finds its study")
+    choose.add_argument("--rule", required=True, metavar="NAME")
+    choose.add_argument("--model", required=True, metavar="NAME")
+    choose.add_argument("--input", default="", metavar="NAME", help="of a model of several inputs, which")
+    choose.add_argument("--series", required=True, metavar="UID", help="the series that is meant")
+    with_reason(choose)
+    choose.set_defaults(run=_choose)
     study_feedback.add(studies)
 
 
@@ -61,7 +76,7 @@ def _filters(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from storage import index
+    from storage import ambiguities, index
     from storage.tags import tags_of
 
     with index_of(configuration(arguments)) as database, database.read() as connection:
@@ -69,14 +84,17 @@ def _list(arguments: argparse.Namespace) -> None:
             wanted = {"state": arguments.state, "tag": arguments.tag, "limit": arguments.limit}
             found = index.studies(connection, _filters(arguments.match), **wanted)
             tags = tags_of(connection, [each.study_uid for each in found])
+            waiting = ambiguities.studies_waiting(connection, [each.study_uid for each in found])
         except ValueError as error:
             raise UsageError(str(error)) from error
     if arguments.json:
-        output.data([{**asdict(each), "tags": tags.get(each.study_uid, [])} for each in found])
+        more = {each.study_uid: {"tags": tags.get(each.study_uid, []), "to_be_chosen": each.study_uid in waiting} for each in found}
+        output.data([{**asdict(each), **more[each.study_uid]} for each in found])
         return
     rows = [
         (each.study_uid, each.state, "\\".join(each.modalities), each.study_date, each.study_description, each.series, each.instances,
-         output.moment(each.last_received_at), ", ".join(tags.get(each.study_uid, [])), each.flag)
+         output.moment(each.last_received_at), ", ".join(tags.get(each.study_uid, [])),
+         "; ".join(filter(None, (each.flag, "a series is to be chosen" if each.study_uid in waiting else None))))
         for each in found
     ]  # fmt: skip
     output.table(("study", "state", "modalities", "date", "description", "series", "instances", "last received", "tags", "flag"), rows)
@@ -95,6 +113,16 @@ def _show(arguments: argparse.Namespace) -> None:
     else:
         for text in tell(story):
             output.line(text)
+
+
+def _choose(arguments: argparse.Namespace) -> None:
+    from dicom_node.actions import choose_series
+
+    config, meant = configuration(arguments), {name: getattr(arguments, name) for name in ("rule", "model", "input", "series")}
+    with index_of(config) as database:
+        study, job = choose_series(config, database, arguments.uid, **meant, who=who(), why=arguments.reason, now=clock.system())
+    what = f"study {study} is routed again by job {job}" if job else f"it is used once study {study} is complete and nothing holds it"
+    output.line(f"series {arguments.series} is chosen; {what}; see: dicom-node study show {study}")
 
 
 def _rerun(arguments: argparse.Namespace) -> None:

@@ -93,6 +93,7 @@ RESOURCES: Final = {
     ("POST", "api/studies/{study}/rerun"): "run a complete study's models once more",
     ("POST", "api/studies/{study}/release"): "let a study go on that a rule holds",
     ("POST", "api/studies/{study}/feedback"): "accept, modify or reject what a model found",
+    ("POST", "api/studies/{study}/choose"): "say which of several series is meant that fit a model equally well",
     ("POST", "api/jobs/{job}/retry"): "give a job a new set of attempts",
     ("POST", "api/jobs/{job}/cancel"): "cancel a job",
     ("GET", "healthz"): "the process answers",

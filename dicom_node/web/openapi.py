@@ -156,6 +156,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "api/releases/{release}"): _asked(),
     ("POST", "api/studies/{study}/rerun"): _decided("rule", "of_release"),
     ("POST", "api/studies/{study}/release"): _decided(),
+    ("POST", "api/studies/{study}/choose"): _decided("rule", "model", "input", "of_candidates"),
     ("POST", "api/studies/{study}/feedback"): _asked(*FEEDBACK),
     ("POST", "api/jobs/{job}/retry"): _decided(),
     ("POST", "api/jobs/{job}/cancel"): _decided(),

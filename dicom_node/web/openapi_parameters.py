@@ -67,6 +67,9 @@ _API: Final = {
     "of_study": _one("study", "query", "Study Instance UID", _TEXT),
     "name": _one("name", "query", "Of the model", _TEXT),
     "of_release": _one("release", "query", "Only its model, by this release", _TEXT),
+    "model": _one("model", "query", "Whose selection is ambiguous", _TEXT),
+    "input": _one("input", "query", "Of a model of several inputs, which", _TEXT),
+    "of_candidates": _one("series", "query", "The series that is meant", _TEXT),
     "rule": _one("rule", "query", "By this rule only", _TEXT),
 }
 _FEEDBACK: Final = {

@@ -26,7 +26,7 @@ from dicom_node.routing.trial import try_rules
 from dicom_node.web.api.answers import LARGEST, MOST, answering, number, reason_of, word
 from dicom_node.web.authentication import API, principal_of
 from dicom_node.web.dicomweb.errors import BadRequest
-from storage import index, peer_state, release_watch, releases
+from storage import ambiguities, index, peer_state, release_watch, releases
 from storage.feedback import RESULT, Word
 from storage.jobs import JobQueue, JobState
 from storage.timeline import timeline
@@ -54,6 +54,7 @@ def routes(node: Node) -> list[Route]:
     decided: dict[str, Callable[[Request], Any]] = {
         "studies/{study}/rerun": api.rerun,
         "studies/{study}/release": api.release_study,
+        "studies/{study}/choose": api.choose,
         "studies/{study}/feedback": api.feedback,
         "jobs/{job}/retry": api.retry,
         "jobs/{job}/cancel": api.cancel,
@@ -80,7 +81,7 @@ class _Api:
             filters[keyword] = value
         state = word(request, "state", STUDY_STATES)
         with self._database.read() as connection:
-            return index.studies(
+            found = index.studies(
                 connection,
                 filters,
                 limits=principal_of(request).limits,
@@ -89,6 +90,8 @@ class _Api:
                 limit=number(request, "limit", FEW),
                 offset=number(request, "offset", 0, most=LARGEST),
             )
+            waiting = ambiguities.studies_waiting(connection, [each.study_uid for each in found])
+        return [{**plain(each), "to_be_chosen": each.study_uid in waiting} for each in found]
 
     def study(self, request: Request) -> Any:
         with self._database.read() as connection:
@@ -106,6 +109,15 @@ class _Api:
 
     def release_study(self, request: Request) -> Any:
         study, job = actions.release_study(self._node.config, self._database, request.path_params["study"], **_decided(request))
+        return {"study": study, "job": job}
+
+    def choose(self, request: Request) -> Any:
+        asked = request.query_params
+        missing = [name for name in ("rule", "model", "series") if not asked.get(name)]
+        if missing:
+            raise BadRequest(f"{missing[0]} is needed: what is open is told by studies/UID under 'ambiguities'")
+        meant: dict[str, Any] = {name: asked.get(name, "") for name in ("rule", "model", "input", "series")}
+        study, job = actions.choose_series(self._in_use(), self._database, request.path_params["study"], **meant, **_decided(request))
         return {"study": study, "job": job}
 
     def feedback(self, request: Request) -> Any:

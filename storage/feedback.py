@@ -275,3 +275,13 @@ def agreement(connection: Connection, release_digest: str) -> Agreement:
         completed=connection.scalar(ran) or 0,
         reasons={code: count for code, count in sorted(reasons.items()) if code},
     )
+
+
+def judged(connection: Connection, study_uid: str) -> list[tuple[RunRecord, FeedbackRecord]]:
+    """The newest words about a study's results, each with the run that it is about; oldest runs first."""
+    said = newest(history(connection, study_uid))
+    if not said:
+        return []
+    rows = connection.execute(select(run).where(run.c.pk.in_({pk for pk, _ in said})))
+    known = {row.pk: from_row(RunRecord, row) for row in rows}
+    return [(known[pk], word) for (pk, _), word in sorted(said.items())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def add(data: Any) -> None:
         "--query",
         required=True,
         metavar="KEY=VALUE&...",
-        help="DICOM keywords as in C-FIND (wildcard, range, list); task=segmentation|classification|none and classes=A,B",
+        help="DICOM keywords as in C-FIND (wildcard, range, list); task=segmentation|classification|feedback|none and classes=A,B",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="new or empty folder")
     kept = "; ".join(f"{name}: {what}" for name, what in KEEP.items())
@@ -43,6 +44,13 @@ def add(data: Any) -> None:
         metavar="FILE",
         help="what pseudonyms are derived from, so that a later export fits this one; made where missing. Without it nobody can link back",
     )
+    parser.add_argument(
+        "--feedback",
+        action="append",
+        default=[],
+        choices=["accept", "modify", "reject"],
+        help="only images of which a radiologist judged a finding so, may be repeated; with task=feedback that is what is learnt",
+    )
     with_json(parser)
     parser.set_defaults(run=_export)
 
@@ -54,6 +62,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     options = {"patient": Option.PATIENT, "dates": Option.SHIFT, "device": Option.DEVICE}
     question = parse_question(arguments.query)
+    question = replace(question, verdicts=(*question.verdicts, *arguments.feedback))
     secret = secret_from(arguments.secret, arguments.out)
     with quiet_node(configuration(arguments)) as node:
         done = export(
@@ -69,6 +78,8 @@ def _export(arguments: argparse.Namespace) -> None:
         return
     told = done.told
     output.line(f"{told['items']} items of {told['subjects']} subjects, {told['images']} images: {done.manifest}")
+    if told["feedback"]:
+        output.line("judged by radiologists: " + ", ".join(f"{name} {count}" for name, count in sorted(told["feedback"].items())))
     for reason, count in told["skipped"].items():
         output.note(f"skipped {count}: {reason}")
     if told["burned_in_annotation_not_stated"]:

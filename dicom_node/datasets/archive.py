@@ -20,6 +20,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from dicom_node.datasets.deidentify import MAX_BYTES, OLDEST, Deidentifier, Pseudonyms, burned_in, subject_of, write
 from dicom_node.datasets.labels import SEG_CLASSES, SR_CLASSES, Segments, label_map, read_segments, report_labels
+from dicom_node.datasets.spoken import Spoken, about, agreement_labels, corrected_labels, rejected_runs, row, verdict_of, words_of
 from dicom_node.errors import UsageError
 from models.datasets.collection import Collection, collect
 from models.datasets.protocol import Item, Skipped, Task
@@ -30,12 +31,19 @@ from storage import header_json, index
 from storage.archive import Archive, StoredInstance
 from storage.attributes import ATTRIBUTES, Level
 from storage.errors import StorageError
+from storage.feedback import REJECT, VERDICTS
 from storage.query import Key, Query, QueryError, plan, stream
 
 STUDY_UID, SERIES_UID, SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
 NOT_IMAGES = frozenset({"SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "DOC", "REG", "FID", "RWV", "PLAN", "AU", "ECG", "HD"})
 HEADERS_AT_ONCE = 1000
-TASKS: Mapping[str, Task] = {"segmentation": "segmentation", "classification": "classification", "none": "none"}
+FEEDBACK = "feedback"
+TASKS: Mapping[str, Task] = {
+    "segmentation": "segmentation",
+    "classification": "classification",
+    FEEDBACK: "classification",
+    "none": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -47,15 +55,22 @@ class Question:
     keys
         DICOM keywords with what they must match (PS3.4 C.2.2.2: wildcard, range, list).
     task
-        ``segmentation`` takes masks from SEG objects, ``classification`` labels from SR objects, ``none`` images alone.
+        ``segmentation`` takes masks from SEG objects, ``classification`` labels from SR objects, ``none`` images alone; in both the
+        radiologist's word stands over the model's.
     classes
         Of a segmentation, segment labels or ``code^scheme`` of their types in the order of their values; of a classification the
         labels to keep. Empty: all that are found, by name.
+    verdicts
+        Only images of which a finding was judged so (accept, modify, reject). Empty: all.
+    of_feedback
+        The labels are whether a radiologist accepted what a model found.
     """
 
     keys: tuple[tuple[str, str], ...]
     task: Task = "none"
     classes: tuple[str, ...] = ()
+    verdicts: tuple[str, ...] = ()
+    of_feedback: bool = False
 
 
 def parse_question(text: str) -> Question:
@@ -66,18 +81,22 @@ def parse_question(text: str) -> Question:
     UsageError
         A keyword that DICOM does not have, or a task that there is not.
     """
-    keys, settings = [], {"task": "none", "classes": ""}
+    keys, settings = [], {"task": "none", "classes": "", FEEDBACK: ""}
     for name, value in parse_qsl(text, keep_blank_values=True):
         if name in settings:
             settings[name] = value
         elif tag_for_keyword(name) is None:
-            raise UsageError(f"'{name}' is no keyword of the DICOM dictionary (Modality, StudyDate), and neither task nor classes")
+            raise UsageError(
+                f"'{name}' is no keyword of the DICOM dictionary (Modality, StudyDate), and neither task, classes nor feedback"
+            )
         else:
             keys.append((name, value))
     if settings["task"] not in TASKS:
         raise UsageError(f"there is no task '{settings['task']}'; there are {', '.join(TASKS)}")
-    classes = tuple(part.strip() for part in settings["classes"].split(",") if part.strip())
-    return Question(tuple(keys), TASKS[settings["task"]], classes)
+    classes, verdicts = (tuple(part.strip() for part in settings[name].split(",") if part.strip()) for name in ("classes", FEEDBACK))
+    if unknown := set(verdicts) - set(VERDICTS):
+        raise UsageError(f"there is no feedback '{unknown.pop()}'; there are {', '.join(VERDICTS)}")
+    return Question(tuple(keys), TASKS[settings["task"]], classes, verdicts, settings["task"] == FEEDBACK)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +173,13 @@ class ArchiveDataSet:
         self._folder = folder
         self._pseudonyms = pseudonyms
         self._deidentifier = deidentifier
+        self._question = question
+        self.spoken: list[tuple[Any, ...]] = []  # lines of the table of what radiologists said
         self.unstated = 0  # images that do not state whether they have burned-in annotation
         found = list(find(archive, question, self._skip))
-        self._labels = {uid: self._read_labels(uid) for uid in dict.fromkeys(each.study_uid for each in found)}
+        studies = dict.fromkeys(each.study_uid for each in found)
+        self._words = {uid: words_of(archive.database, uid) for uid in studies}
+        self._labels = {uid: self._read_labels(uid) for uid in studies}
         self.classes = question.classes or self._classes(found)
         self._items = []
         for number, each in enumerate(found, start=1):
@@ -180,16 +203,20 @@ class ArchiveDataSet:
             if self.task == "segmentation":
                 names.update(segments.names if segments else ())
             elif self.task == "classification":
-                names.update(labels.values(each))
+                names.update(self._values(each))
         return tuple(sorted(names))
 
     def _read_labels(self, study_uid: str) -> Labels:
         stored = self._archive.instances(study_uid) if self.task != "none" else []
         emitted = _emitted(self._archive, stored)
+        wrong = frozenset() if REJECT in self._question.verdicts else rejected_runs(self._words[study_uid])
         segments, reports = [], []
         for each in stored:
             try:
                 if self.task == "segmentation" and each.sop_class_uid in SEG_CLASSES:
+                    if emitted.get(each.sop_uid) in wrong:
+                        self._skip(each.sop_uid, "a radiologist rejected or corrected this mask")
+                        continue
                     segments.append((each.sop_uid not in emitted, read_segments(each.read())))
                 elif self.task == "classification" and each.sop_class_uid in SR_CLASSES:
                     reports.append((each.sop_uid not in emitted, report_labels(each.read())))
@@ -203,9 +230,13 @@ class ArchiveDataSet:
     def _item(self, found: Found) -> Item | None:
         try:
             labels = self._labels[found.study_uid]
-            values = {name: value for name, value in labels.values(found).items() if name in self.classes}
+            words = self._about(found)
+            if self._question.verdicts and verdict_of(words) not in self._question.verdicts:
+                raise ValueError(f"no radiologist said {' or '.join(self._question.verdicts)} about it")
+            values = {name: value for name, value in self._values(found).items() if name in self.classes}
             if self.task == "classification" and not values:
-                raise ValueError("no report about it names one of the classes")
+                what = "nobody judged a finding of it" if self._question.of_feedback else "no report about it names one of the classes"
+                raise ValueError(what)
             segments = labels.segments(found)
             if self.task == "segmentation" and segments is None:
                 raise ValueError("no segmentation refers to it")
@@ -221,15 +252,28 @@ class ArchiveDataSet:
         attributes = attributes_of(found.header)
         if self._deidentifier is not None:
             attributes = {name: value for name, value in attributes.items() if self._deidentifier.tells(name)}
+        if words:
+            attributes["feedback"] = verdict_of(words)
+        subject = self._pseudonyms.subject(subject_of(found.header))
+        self.spoken.extend(row(self._uid(found.uid), subject, each, found.header) for each in words)
         return Item(
             id=self._uid(found.uid),
-            subject=self._pseudonyms.subject(subject_of(found.header)),
+            subject=subject,
             image=files,
             mask=mask,
             labels=values,
             attributes=attributes,
             provenance={"source": "archive", "study": self._uid(found.study_uid)},
         )
+
+    def _about(self, found: Found) -> list[Spoken]:
+        return about(self._words[found.study_uid], (image.sop_uid for image in found.images))
+
+    def _values(self, found: Found) -> dict[str, float]:
+        words = self._about(found)
+        if self._question.of_feedback:
+            return agreement_labels(words)
+        return corrected_labels(self._labels[found.study_uid].values(found), words, found.header)
 
     def _uid(self, uid: str) -> str:
         return self._pseudonyms.uid(uid) if self._deidentifier is not None else uid
@@ -332,10 +376,12 @@ def _placed(header: Dataset) -> bool:
     return "ImagePositionPatient" in header or "PerFrameFunctionalGroupsSequence" in header
 
 
-def _emitted(archive: Archive, stored: Sequence[StoredInstance]) -> set[str]:
+def _emitted(archive: Archive, stored: Sequence[StoredInstance]) -> dict[str, str | None]:
+    """SOP Instance UIDs of this node's own objects, with the keys of their runs."""
     with archive.database.read() as connection:
         series = dict.fromkeys(each.series_uid for each in stored)
-        return {record.sop_uid for uid in series for record in index.instances_of(connection, uid) if record.origin == "emitted"}
+        records = (record for uid in series for record in index.instances_of(connection, uid))
+        return {record.sop_uid: record.run_key for record in records if record.origin == "emitted"}
 
 
 def volume_of(found: Found) -> Volume:

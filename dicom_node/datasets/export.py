@@ -1,4 +1,7 @@
-"""A training set without identity: images, masks, ``manifest.jsonl``, and ``export.json`` that says how it was made."""
+"""A training set without identity: images, masks, ``manifest.jsonl``, and ``export.json`` that says how it was made.
+
+Where radiologists judged results, ``feedback.csv`` says what a model found and what they said.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import dicom_node
 from dicom_node.datasets.archive import ArchiveDataSet, Question
 from dicom_node.datasets.confidentiality import METHODS, Option
 from dicom_node.datasets.deidentify import Deidentifier, Pseudonyms
+from dicom_node.datasets.spoken import table
 from dicom_node.errors import CommandFailed
 from models.datasets.manifest import write_manifest
 from models.datasets.writing import write_text
@@ -69,6 +73,8 @@ def export(
         raise CommandFailed("nothing was exported: " + (reasons or "the query finds no image"))
     manifest = out / "manifest.jsonl"
     write_manifest(manifest, dataset)
+    if dataset.spoken:
+        write_text(out / "feedback.csv", table(dataset.spoken))
     return Exported(dataset, manifest, told)
 
 
@@ -104,6 +110,7 @@ def _told(dataset: ArchiveDataSet, options: frozenset[Option]) -> dict[str, Any]
         "items": len(dataset),
         "subjects": len({item.subject for item in dataset}),
         "images": sum(len(item.image) for item in dataset),
+        "feedback": dict(Counter(verdict for item in dataset if (verdict := str(item.attributes.get("feedback", ""))))),
         "skipped": dict(Counter(each.reason for each in dataset.skipped)),
         "burned_in_annotation_not_stated": dataset.unstated,
         "not_done": list(NOT_DONE),

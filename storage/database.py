@@ -7,6 +7,7 @@ cannot be used (locked beyond the bound, refused, gone, read-only, full) leaves 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import select
@@ -144,7 +145,10 @@ class _Sqlite(Database):
         if create:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds patients' names; -wal and -shm take its mode
+                # It holds patients' names; -wal and -shm take its mode. One that exists is left alone: closing it would give up the
+                # locks that this process's other connections hold on it (POSIX), and another process would take the log from under them.
+                with contextlib.suppress(FileExistsError):
+                    os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             except OSError as error:
                 raise IndexUnavailable(f"index file cannot be made: {error.strerror}") from error
         relaxed = self._engine("IMMEDIATE", "PRAGMA synchronous = NORMAL")

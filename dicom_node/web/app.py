@@ -36,6 +36,7 @@ from dicom_node.web.dicomweb import delete, event_channel, stow, subscriptions, 
 from dicom_node.web.dicomweb.errors import WebError, failed
 from dicom_node.web.dicomweb.routes import routes as dicomweb_routes
 from dicom_node.web.dicomweb.stow import Uploads
+from dicom_node.web.grouped import GroupedWrites
 from dicom_node.web.identities import Identities
 from dicom_node.web.limits import PLACE_WAIT, Crowd, DeadlineProtocol
 from dicom_node.web.metrics import CONTENT_TYPE, render
@@ -67,6 +68,7 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
     web = node.config.web
     identities = Identities(node.database, web.session_idle, web.session_lifetime)
     uploads = uploads or Uploads(node)
+    writes = GroupedWrites(node.database, after=lambda: node.ring(event_channel.BELL))
     health = [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
     transcoder = transcoder or Transcoder(wait=PLACE_WAIT)
     retrieve = [*dicomweb_routes(node, transcoder), *wado_uri.routes(node, transcoder)]
@@ -76,9 +78,9 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
         *retrieve,
         *stow.routes(uploads),
         *delete.routes(node),
-        *workitems.routes(node),
+        *workitems.routes(node, writes),
         *subscriptions.routes(node),
-        *event_channel.routes(node),
+        *event_channel.routes(node, writes),
         *api_routes(node),
         *viewer.routes(node),
         *site.routes(),

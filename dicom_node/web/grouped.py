@@ -24,11 +24,12 @@ MOST: Final = 32  # in one transaction
 class _Write:
     change: Callable[[Connection], Any]
     durable: bool
+    news: bool
     done: asyncio.Future[Any]
 
 
 class GroupedWrites:
-    """The writes of one event loop, in the order in which they came; ``after`` is called when some were committed."""
+    """The writes of one event loop, in the order in which they came; ``after`` is called when some of them are news for others."""
 
     def __init__(self, database: Database, after: Callable[[], object] = lambda: None) -> None:
         self._database = database
@@ -36,13 +37,13 @@ class GroupedWrites:
         self._waiting: list[_Write] = []
         self._work: asyncio.Task[None] | None = None
 
-    async def write(self, change: Callable[[Connection], Any], *, durable: bool = True) -> Any:
+    async def write(self, change: Callable[[Connection], Any], *, durable: bool = True, news: bool = True) -> Any:
         """What the change returns, once it is committed; or its exception, and nothing of it is.
 
         One that is not durable is synced with the next that is, as :meth:`storage.database.Database.begin` says.
         """
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Write(change, durable, done))
+        self._waiting.append(_Write(change, durable, news, done))
         if self._work is None:
             self._work = asyncio.create_task(self._drain())
         return await done
@@ -64,7 +65,8 @@ class GroupedWrites:
 
     def _carried_out(self, group: Sequence[_Write]) -> list[Any]:
         outcomes = self._committed(group)
-        self._after()
+        if any(write.news for write in group):
+            self._after()
         return outcomes
 
     def _committed(self, group: Sequence[_Write]) -> list[Any]:

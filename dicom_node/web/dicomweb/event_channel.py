@@ -22,6 +22,7 @@ from dicom_node.nudge import Doorbell
 from dicom_node.web.channel import ChannelProtocol, connection_of
 from dicom_node.web.dicomweb.errors import BadRequest, Busy, WebError, answer
 from dicom_node.web.dicomweb.resources import PREFIX
+from dicom_node.web.grouped import GroupedWrites
 from storage import workitem_events
 from storage.errors import IndexUnavailable
 from storage.workitem_events import WEB, Notice
@@ -34,15 +35,17 @@ BELL: Final = "workitems"
 MAX_CHANNELS: Final = 100  # open in one process
 MAX_HEARD: Final = 1000  # messages of a client: nothing that it could say is needed
 AT_ONCE: Final = 50  # reports under way
+PROVEN: Final = 10  # of them between two pings
+GATHER: Final = 0.05  # seconds in which what happens next is gathered, so that many events are few looks at the index
 POLL: Final = 1.0  # seconds until the index is looked at where no bell rang
 PING_EVERY: Final = 20.0  # seconds of silence
-PONG_DEADLINE: Final = 30.0  # seconds for a subscriber to take one report more
+PONG_DEADLINE: Final = 30.0  # seconds for a subscriber to take some reports more
 TAKEN_OVER, TOO_TALKATIVE = 4000, 1008  # why a connection is closed
 
 
-def routes(node: Node) -> list[BaseRoute]:
+def routes(node: Node, writes: GroupedWrites) -> list[BaseRoute]:
     """The address at which subscribers listen."""
-    return [WebSocketRoute(CHANNEL, Channels(node).serve, name="event channel")]
+    return [WebSocketRoute(CHANNEL, Channels(node, writes).serve, name="event channel")]
 
 
 @dataclass(eq=False)
@@ -57,8 +60,9 @@ class _Channel:
 class Channels:
     """The open channels of a process; one for each AE title, the newest."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, writes: GroupedWrites) -> None:
         self._node = node
+        self._writes = writes
         self._open: dict[str, _Channel] = {}
         self._watch: asyncio.Task[None] | None = None
 
@@ -109,18 +113,21 @@ class Channels:
         while True:
             channel.woken.clear()
             notices = await self._waiting(channel.aet)
+            parts = [notices[start : start + PROVEN] for start in range(0, len(notices), PROVEN)]
             answers = []
-            for notice in notices:
-                await channel.socket.send_text(json.dumps(report(notice), ensure_ascii=False, separators=(",", ":")))
+            for part in parts:
+                for notice in part:
+                    await channel.socket.send_text(json.dumps(report(notice), ensure_ascii=False, separators=(",", ":")))
                 answers.append(channel.connection.ping())
             if not notices and not await _woken(channel, PING_EVERY):
                 answers = [channel.connection.ping()]
             heard = await _heard(answers)
-            if notices and heard:
-                await self._forget([notice.pk for notice in notices[:heard]])
+            await self._forget([notice.pk for part in parts[:heard] for notice in part])
             if heard < len(answers):
-                log.info("workitem.channel_unanswered", aet=channel.aet, reports=len(notices) - heard)
+                log.info("workitem.channel_unanswered", aet=channel.aet, reports=len(notices))
                 return
+            if 0 < len(notices) < AT_ONCE:
+                await asyncio.sleep(GATHER)
 
     async def _waiting(self, aet: str) -> list[Notice]:
         def read() -> list[Notice]:
@@ -134,29 +141,36 @@ class Channels:
             return []
 
     async def _forget(self, pks: list[int]) -> None:
-        def write() -> None:
-            with self._node.database.begin(durable=False) as connection:
-                workitem_events.sent(connection, pks)
-
+        if not pks:
+            return
         try:
-            await run_in_threadpool(write)
+            await self._writes.write(lambda connection: workitem_events.sent(connection, pks), durable=False, news=False)
         except IndexUnavailable as error:  # they are sent once more
             log.warning("workitem.channel_waits", why=str(error))
 
     async def _wake(self) -> None:
         """While channels are open: wake those that something waits for, when the bell rings or after a while."""
         loop, rung = asyncio.get_running_loop(), asyncio.Event()
-        bell = Doorbell(self._node.config.runtime_dir, BELL)
-        loop.add_reader(bell.fileno(), rung.set)
+        try:
+            bell = Doorbell(self._node.config.runtime_dir, BELL)
+        except OSError:
+            self._watch = None
+            raise
+
+        def ringing() -> None:
+            bell.wait(0)  # or the loop would be told of the same ring over and over
+            rung.set()
+
+        loop.add_reader(bell.fileno(), ringing)
         try:
             while self._open:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(rung.wait(), POLL)
-                bell.wait(0)
                 rung.clear()
                 for aet in await self._who_waits():
                     if aet in self._open:
                         self._open[aet].woken.set()
+                await asyncio.sleep(GATHER)
         finally:
             loop.remove_reader(bell.fileno())
             bell.close()

@@ -19,7 +19,6 @@ from dicom_node.node import Node
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb.accept import Offer, accepted, choose
 from dicom_node.web.dicomweb.errors import HEADERS, BadRequest
-from dicom_node.web.dicomweb.event_channel import BELL
 from dicom_node.web.dicomweb.resources import PREFIX, Resource, checked_uid, service_url
 from dicom_node.web.dicomweb.responses import made
 from dicom_node.web.dicomweb.search_parameters import search_of
@@ -47,9 +46,9 @@ _WARNINGS: Final = {
 }
 
 
-def routes(node: Node) -> list[BaseRoute]:
+def routes(node: Node, writes: GroupedWrites) -> list[BaseRoute]:
     """The routes of the worklist service."""
-    service = _Worklist(node)
+    service = _Worklist(node, writes)
     return [
         Route(WORKITEMS, service.search),
         Route(WORKITEMS, service.create, methods=["POST"]),
@@ -61,10 +60,10 @@ def routes(node: Node) -> list[BaseRoute]:
 
 
 class _Worklist:
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, writes: GroupedWrites) -> None:
         self._node = node
         self._stall = node.config.web.stall_timeout
-        self._writes = GroupedWrites(node.database, after=lambda: node.ring(BELL))
+        self._writes = writes
 
     def search(self, request: Request) -> Response:
         offer = choose(accepted(request), OFFERS, "a search result")

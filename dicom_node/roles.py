@@ -18,6 +18,8 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.node import LeasedAssociations, build_executor, build_inference_worker, build_io_workers, build_server, open_node
 from dicom_node.routing.live import LiveRules
 from dicom_node.work.device import name_of
+from dicom_node.work.worker import Worker
+from dicom_node.workitem_events import Reporter, build_reporters
 
 log = structlog.get_logger()
 
@@ -105,7 +107,7 @@ def io_worker(config: Config, ready: Ready = announce, *, file: Path | None = No
     logging.configure(config.log.level, role="io")
     with until_signal() as stop, open_node(config, "io") as node:
         rules = LiveRules(file, config, clock=node.clock) if file is not None else None
-        workers = build_io_workers(node, rules)
+        workers: list[Worker | Reporter] = [*build_io_workers(node, rules), *build_reporters(node)]
         if rules is not None:
             signal.signal(signal.SIGHUP, lambda number, frame: rules.ask())
             threading.Thread(target=rules.watch, args=(stop,), name="rules", daemon=True).start()

@@ -27,6 +27,7 @@ from storage.schema_accounts import account, api_token, web_session
 from storage.schema_ambiguities import ambiguity
 from storage.schema_base import Big, Bytewise, metadata, pk_column
 from storage.schema_feedback import feedback
+from storage.schema_workitem_reporters import workitem_reporter
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
 from storage.schema_worklist import worklist, worklist_change, worklist_event
 
@@ -72,6 +73,7 @@ __all__ = [
     "workitem",
     "workitem_event",
     "workitem_notice",
+    "workitem_reporter",
     "workitem_subscription",
     "worklist",
     "worklist_change",

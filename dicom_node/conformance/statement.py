@@ -28,6 +28,7 @@ SERVICES: Final = {
     "MoveService": ("Retrieve", "C-MOVE; the sub-operations' C-STORE is requested from configured peers only"),
     "GetService": ("Retrieve", "C-GET"),
     "WorkitemService": ("Unified Procedure Step", "N-CREATE, N-GET, N-SET, N-ACTION, C-FIND; each SOP class those of PS3.4 table CC.2-1"),
+    "WorkitemEventService": ("Unified Procedure Step events", "N-EVENT-REPORT to subscribers, on their association or on one of our own"),
     "CommitmentService": ("Storage Commitment Push Model", "N-ACTION; N-EVENT-REPORT on the same or a new association"),
 }
 # What the node itself asks of others.
@@ -92,8 +93,8 @@ RESOURCES: Final = {
     ("GET", "api/releases/{release}"): "all about a release",
     ("POST", "api/studies/{study}/rerun"): "run a complete study's models once more",
     ("POST", "api/studies/{study}/release"): "let a study go on that a rule holds",
-    ("POST", "api/studies/{study}/feedback"): "accept, modify or reject what a model found",
     ("POST", "api/studies/{study}/choose"): "say which of several series is meant that fit a model equally well",
+    ("POST", "api/studies/{study}/feedback"): "accept, modify or reject what a model found",
     ("POST", "api/jobs/{job}/retry"): "give a job a new set of attempts",
     ("POST", "api/jobs/{job}/cancel"): "cancel a job",
     ("GET", "healthz"): "the process answers",

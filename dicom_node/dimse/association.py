@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import structlog
 
@@ -94,6 +94,14 @@ class Service(Protocol):
 
     def handle(self, association: Acceptor, message: Message) -> None:
         """Answer one request by ``association.respond``; data that is not read is dropped afterwards."""
+
+
+@runtime_checkable
+class Beginning(Protocol):
+    """A service that has something to do from the beginning of an association."""
+
+    def begin(self, association: Acceptor) -> None:
+        """Called once, before the first message."""
 
 
 class Acceptor:
@@ -220,6 +228,9 @@ class Acceptor:
 
     def _serve(self) -> str:
         connection = self.connection
+        for service in set(self._services.values()):
+            if isinstance(service, Beginning):
+                service.begin(self)
         try:
             while True:
                 self.quiet_since = time.monotonic()

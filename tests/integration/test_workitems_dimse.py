@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,103 +9,25 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
-from pynetdicom import AE
-from pynetdicom.association import Association
-from pynetdicom.sop_class import (
-    UnifiedProcedureStepPull,
-    UnifiedProcedureStepPush,
-    UnifiedProcedureStepQuery,
-    UnifiedProcedureStepWatch,
-)
 
 from dicom_node.dimse.contexts import UPS_PULL, UPS_PUSH, UPS_WATCH
-from dicom_node.dimse.message import N_ACTION_RQ, N_CREATE_RQ, N_GET_RQ, RESPONSE, Command, decode_command, encode_command, even, us
+from dicom_node.dimse.message import (
+    N_ACTION_RQ,
+    N_CREATE_RQ,
+    N_GET_RQ,
+    RESPONSE,
+    Command,
+    decode_command,
+    encode_command,
+    encode_find_request,
+    even,
+    us,
+)
 from tests.dimse import IMPLICIT, p_data, pdv, raw_association, receive_pdu
 from tests.node import StepNode, peer, running, settings
+from tests.workitems_dimse import LOCK, PULL, PUSH, QUERY, WATCH, client, code, performed, workitem
 
-PUSH, PULL, WATCH, QUERY = UnifiedProcedureStepPush, UnifiedProcedureStepPull, UnifiedProcedureStepWatch, UnifiedProcedureStepQuery
 CLIENT = peer("client", 1, title="CLIENT", more="may_manage_workitems = true") + peer("reader", 1, title="READER")
-LOCK = "2.25.77"
-
-
-def workitem(**more: Any) -> Dataset:
-    dataset = Dataset()
-    dataset.SpecificCharacterSet = "ISO_IR 192"
-    dataset.TransactionUID = ""
-    dataset.PatientName = "Müller^Jörg"
-    dataset.ScheduledProcedureStepStartDateTime = "20240101120000"
-    dataset.InputReadinessState = "READY"
-    dataset.ProcedureStepState = "SCHEDULED"
-    dataset.ScheduledProcedureStepPriority = "HIGH"
-    dataset.WorklistLabel = "brains"
-    dataset.ProcedureStepLabel = "segment"
-    dataset.ScheduledWorkitemCodeSequence = [code("SEG")]
-    for name, value in more.items():
-        setattr(dataset, name, value)
-    return dataset
-
-
-def code(value: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "L", value.lower()
-    return item
-
-
-def performed() -> Dataset:
-    """What a performer says of its work, as an N-SET."""
-    item = Dataset()
-    item.PerformedStationNameCodeSequence = [code("S")]
-    item.PerformedProcedureStepStartDateTime = item.PerformedProcedureStepEndDateTime = "20240101"
-    item.PerformedWorkitemCodeSequence = [code("SEG")]
-    item.OutputInformationSequence = []
-    dataset = Dataset()
-    dataset.UnifiedProcedureStepPerformedProcedureSequence = [item]
-    return dataset
-
-
-class Client:
-    """An association of one AE; each method answers with the status."""
-
-    def __init__(self, association: Association) -> None:
-        self.association = association
-
-    def create(self, dataset: Dataset | None = None, uid: str | None = None) -> tuple[int, str]:
-        uid = uid or generate_uid()
-        status, _ = self.association.send_n_create(dataset or workitem(), PUSH, uid, meta_uid=PUSH)
-        return int(status.Status), uid
-
-    def get(self, uid: str, *tags: int, by: Any = PULL) -> tuple[int, Dataset]:
-        status, dataset = self.association.send_n_get(list(tags), PUSH, uid, meta_uid=by)
-        return int(status.Status), dataset or Dataset()
-
-    def change(self, uid: str, dataset: Dataset, lock: str = "") -> int:
-        if lock:
-            dataset.TransactionUID = lock
-        status, _ = self.association.send_n_set(dataset, PUSH, uid, meta_uid=PULL)
-        return int(status.Status)
-
-    def act(self, uid: str, action: int, by: Any = PULL, **values: str) -> int:
-        dataset = Dataset()
-        for name, value in values.items():
-            setattr(dataset, name, value)
-        status, _ = self.association.send_n_action(dataset if values else None, action, PUSH, uid, meta_uid=by)
-        return int(status.Status)
-
-    def state(self, uid: str, state: str, lock: str = LOCK) -> int:
-        return self.act(uid, 1, ProcedureStepState=state, TransactionUID=lock)
-
-
-@contextlib.contextmanager
-def client(node: StepNode, *, title: str = "CLIENT") -> Iterator[Client]:
-    ae = AE(title)
-    for abstract in (PUSH, PULL, WATCH, QUERY):
-        ae.add_requested_context(abstract)
-    association = ae.associate("127.0.0.1", node.port, ae_title="NODE")
-    assert association.is_established
-    try:
-        yield Client(association)
-    finally:
-        association.release()
 
 
 @pytest.fixture
@@ -116,7 +37,7 @@ def node(tmp_path: Path) -> Iterator[StepNode]:
 
 
 def test_a_manager_creates_a_workitem_and_a_performer_claims_and_completes_it(node: StepNode) -> None:
-    with client(node) as manager:
+    with client(node.port) as manager:
         uid = generate_uid()
         assert manager.create(uid=uid) == (0x0000, uid)
         assert manager.create(uid=uid)[0] == 0x0111
@@ -142,7 +63,7 @@ def test_a_manager_creates_a_workitem_and_a_performer_claims_and_completes_it(no
 
 
 def test_a_workitem_that_waits_is_canceled_by_request_and_one_in_progress_by_its_performer(node: StepNode) -> None:
-    with client(node) as manager:
+    with client(node.port) as manager:
         (_, first), (_, second) = manager.create(), manager.create()
         assert manager.act(first, 2, PUSH, ReasonForCancellation="not needed") == 0x0000
         progress = manager.get(first)[1].ProcedureStepProgressInformationSequence[0]
@@ -155,7 +76,7 @@ def test_a_workitem_that_waits_is_canceled_by_request_and_one_in_progress_by_its
 
 
 def test_what_is_wrong_with_a_request_has_the_status_of_the_standard(node: StepNode) -> None:
-    with client(node) as manager:
+    with client(node.port) as manager:
         assert manager.create(workitem(ProcedureStepState="IN PROGRESS"))[0] == 0xC309
         assert manager.create(workitem(ScheduledProcedureStepPriority="URGENT"))[0] == 0x0106
         assert manager.create(workitem(ProcedureStepLabel=""))[0] == 0x0121
@@ -179,14 +100,14 @@ def test_what_is_wrong_with_a_request_has_the_status_of_the_standard(node: StepN
 
 
 def test_a_peer_without_the_right_reads_workitems_and_changes_none(node: StepNode) -> None:
-    with client(node) as manager:
+    with client(node.port) as manager:
         uid = manager.create()[1]
-    with client(node, title="READER") as reader:
+    with client(node.port, title="READER") as reader:
         assert reader.get(uid)[0] == 0x0000
         assert {reader.create()[0], reader.change(uid, performed()), reader.act(uid, 2, WATCH), reader.state(uid, "IN PROGRESS")} == {
             0x0124
         }
-    with client(node, title="STRANGER") as stranger:
+    with client(node.port, title="STRANGER") as stranger:
         assert (stranger.get(uid)[0], stranger.create()[0]) == (0x0124, 0x0124)
 
 
@@ -248,3 +169,64 @@ def test_an_attribute_with_the_vr_of_another_is_refused(node: StepNode) -> None:
     with raw_association(node.port, explicit, calling_ae="CLIENT") as sock:
         sock.sendall(request(N_CREATE_RQ, UPS_PUSH, data=STATE + b"UI\x04\x002.25"))
         assert answer(sock).status == 0x0106
+
+
+# --- C-FIND
+
+
+def test_workitems_are_found_by_their_attributes_and_by_those_of_their_sequences(node: StepNode) -> None:
+    with client(node.port) as manager:
+        uids = [manager.create(workitem(ProcedureStepLabel=label, ScheduledProcedureStepPriority=priority))[1] for label, priority in KINDS]
+        manager.create(workitem(ScheduledWorkitemCodeSequence=[code("OTHER")]))
+
+        def found(**keys: Any) -> list[int]:
+            return [uids.index(each.SOPInstanceUID) for each in manager.find(**keys) if each.SOPInstanceUID in uids]
+
+        assert found(ProcedureStepState="SCHEDULED", SOPInstanceUID="") == [0, 1, 2]
+        assert found(ProcedureStepLabel="b*", by=WATCH) == [1, 2]
+        assert found(ScheduledProcedureStepPriority="LOW", ScheduledProcedureStepStartDateTime="20230101-", by=QUERY) == [2]
+        assert found(SpecificCharacterSet="ISO_IR 192", PatientName="müller*") == [0, 1, 2]
+        assert found(ScheduledProcedureStepStartDateTime="20250101-") == []
+        wanted = Dataset()
+        wanted.CodeValue = "SEG"
+        rows = manager.find(ScheduledWorkitemCodeSequence=[wanted], PatientName="", SpecificCharacterSet="ISO_IR 192")
+        assert [row.SOPInstanceUID for row in rows] == uids
+        assert (rows[0].PatientName, rows[0].ScheduledWorkitemCodeSequence[0].CodeValue) == ("Müller^Jörg", "SEG")
+        assert [element.keyword for element in rows[0].ScheduledWorkitemCodeSequence[0]] == ["CodeValue"]
+
+
+EVERY = Dataset()
+EVERY.ProcedureStepState = "SCHEDULED"
+KINDS = [("a", "HIGH"), ("b", "HIGH"), ("bb", "LOW")]
+
+
+def test_a_worklist_query_ends_when_it_is_canceled_and_says_when_there_is_more(tmp_path: Path) -> None:
+    with running(settings(tmp_path / "node", more=CLIENT + "\n[query]\nmax_results = 40\n")) as node, client(node.port) as manager:
+        for _ in range(41):
+            manager.create()
+        answers = [status.Status for status, _ in manager.association.send_c_find(EVERY, PULL)]
+        assert (len(answers), answers[-1]) == (41, 0xB001)
+        contexts = [(UPS_PULL, [IMPLICIT])]
+        find = encode_find_request(7, UPS_PULL)
+        data = b"\x74\x00\x00\x10\x00\x00\x00\x00"
+        cancel = encode_command([(0x0100, us(0x0FFF)), (0x0120, us(7)), (0x0800, us(0x0101))])
+        with raw_association(node.port, contexts, calling_ae="READER") as sock:
+            sock.sendall(p_data(pdv(1, 3, find)) + p_data(pdv(1, 2, data)) + p_data(pdv(1, 3, cancel)))
+            statuses = []
+            while not statuses or statuses[-1] == 0xFF00:
+                response = answer(sock)
+                statuses.append(response.status)
+                if response.has_data_set:
+                    receive_pdu(sock)
+            assert statuses[-1] == 0xFE00
+
+
+def test_an_identifier_that_is_none_is_refused(node: StepNode) -> None:
+    with client(node.port) as manager:
+        wild = Dataset()
+        wild.ProcedureStepLabel = "\\".join(["*x*"] * 500)
+        statuses = [status.Status for status, _ in manager.association.send_c_find(wild, PULL)]
+        assert statuses == [0xA900]
+        assert manager.create()[0] == 0
+    with client(node.port, title="STRANGER") as stranger:
+        assert [status.Status for status, _ in stranger.association.send_c_find(EVERY, PULL)] == [0x0124]

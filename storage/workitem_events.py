@@ -27,7 +27,7 @@ GLOBAL: Final = "1.2.840.10008.5.1.4.34.5"
 FILTERED: Final = "1.2.840.10008.5.1.4.34.5.1"
 STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, SCP_STATUS_CHANGE, ASSIGNED = 1, 2, 3, 4, 5
 WEB, DIMSE = "web", "dimse"
-FIRST_REPORTS: Final = 1000  # of workitems that are not final, to a new global subscriber
+FIRST_REPORTS: Final = 10_000  # to a new global subscriber
 NOT_APPROPRIATE: Final = 0xC314
 
 
@@ -96,11 +96,6 @@ def _watching(rows: Mapping[str, Row[Any]], item: Workitem) -> Row[Any] | None:
     return None
 
 
-def _notify(connection: Connection, aet: str, channel: str, uid: str, kind: int, content: Json, now: float) -> None:
-    row = {"aet": aet, "channel": channel, "uid": uid, "type": kind, "content": content, "at": now}
-    connection.execute(_NOTICE, row)
-
-
 def subscribe(
     connection: Connection,
     aet: str,
@@ -113,6 +108,8 @@ def subscribe(
 ) -> None:
     """Let an AE title watch a workitem, all of them, or those that match; it is told at once how they stand.
 
+    Of all, it is told of those that are not final, and with a deletion lock of every one; at most of the newest `FIRST_REPORTS`.
+
     Raises
     ------
     WorkitemRefused
@@ -121,8 +118,9 @@ def subscribe(
     from storage import workitems
 
     if target in (GLOBAL, FILTERED):
-        query = select(workitem).where(workitem.c.final_at.is_(None)).order_by(workitem.c.pk).limit(FIRST_REPORTS)
-        watched: Iterable[Workitem] = [workitems.Workitem.of(row) for row in connection.execute(query)]
+        query = select(workitem).order_by(workitem.c.pk.desc()).limit(FIRST_REPORTS)
+        rows = connection.execute(query if deletion_lock else query.where(workitem.c.final_at.is_(None))).all()
+        watched: Iterable[Workitem] = [workitems.Workitem.of(row) for row in reversed(rows)]
         connection.execute(delete(workitem_subscription).where(_of(aet), ~workitem_subscription.c.active))
     else:
         watched = [workitems.get(connection, target)]
@@ -130,9 +128,10 @@ def subscribe(
     row: dict[str, Any] = {"active": True, "channel": channel, "deletion_lock": deletion_lock, "filter": kept, "suspended_at": None}
     both = {**row, "aet": aet, "target": target, "created_at": now}
     connection.execute(insert_or_update(connection, workitem_subscription, ["aet", "target"], both, row))
-    for item in watched:
-        if target != FILTERED or _passes(kept, item.shown):
-            _notify(connection, aet, channel, item.uid, STATE_REPORT, state_report(item), now)
+    about = {"aet": aet, "channel": channel, "type": STATE_REPORT, "at": now}
+    told = [item for item in watched if target != FILTERED or _passes(kept, item.shown)]
+    if told:
+        connection.execute(_NOTICE, [{**about, "uid": item.uid, "content": state_report(item)} for item in told])
 
 
 def unsubscribe(connection: Connection, aet: str, target: str, *, now: float) -> None:
@@ -186,6 +185,31 @@ def other_subscribers(connection: Connection, aet: str) -> int:
     """How many other AE titles watch something."""
     names = workitem_subscription.c.aet
     return connection.scalar(select(func.count(names.distinct())).where(names != aet)) or 0
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """A subscription as people see it. ``waiting``: reports on their way to its AE title, the oldest since ``oldest_at``."""
+
+    aet: str
+    target: str
+    channel: str
+    active: bool
+    deletion_lock: bool
+    suspended_at: float | None
+    created_at: float
+    waiting: int
+    oldest_at: float | None
+
+
+def watchers(connection: Connection) -> list[Watcher]:
+    """Every subscription, by AE title."""
+    notice, own = workitem_notice.c, workitem_subscription.c
+    backlog = select(notice.aet, func.count().label("waiting"), func.min(notice.at).label("oldest_at")).group_by(notice.aet).subquery()
+    shown = own.aet, own.target, own.channel, own.active, own.deletion_lock, own.suspended_at, own.created_at
+    query = select(*shown, func.coalesce(backlog.c.waiting, 0), backlog.c.oldest_at)
+    both = workitem_subscription.outerjoin(backlog, backlog.c.aet == own.aet)
+    return [Watcher(*row) for row in connection.execute(query.select_from(both).order_by(own.aet, own.pk))]
 
 
 def sent(connection: Connection, pks: Sequence[int]) -> None:

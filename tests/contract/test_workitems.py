@@ -205,6 +205,18 @@ def test_who_watches_is_told_until_it_does_not_want_to_be(database: Database) ->
     assert told(database, "LOW") == []
 
 
+def test_a_new_subscriber_hears_how_things_stand_and_with_a_lock_of_what_is_final_too(database: Database) -> None:
+    for number in (1, 2):
+        create(database, f"2.25.{number}")
+    cancel(database, "2.25.1")
+    with database.begin() as connection:
+        workitem_events.subscribe(connection, "OPEN", GLOBAL, channel=WEB, now=1.0)
+        workitem_events.subscribe(connection, "LOCK", GLOBAL, channel=WEB, deletion_lock=True, now=1.0)
+        assert [(each.aet, each.waiting) for each in workitem_events.watchers(connection)] == [("LOCK", 2), ("OPEN", 1)]
+    assert told(database, "OPEN") == [("2.25.2", 1)]
+    assert told(database, "LOCK") == [("2.25.1", 1), ("2.25.2", 1)]
+
+
 def test_who_is_to_perform_a_workitem_is_told_when_it_is_made_and_when_that_changes(database: Database) -> None:
     station = element("SQ", values.code("GPU1", "99L", "first"))
     person: Json = {values.HUMAN_CODES: element("SQ", values.code("P", "99L", "reader")), values.ORGANIZATION: element("LO", "Ward")}

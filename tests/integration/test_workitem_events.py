@@ -24,6 +24,7 @@ from storage.workitem_values import Json, element
 from tests.contract.test_workitems import PERFORMED, UID, dataset
 from tests.dimse import until
 from tests.integration.test_workitems_web import Worklist
+from tests.node import command
 from tests.webserver import WebNode, web_node
 
 WATCHER = "WATCHER"
@@ -103,6 +104,29 @@ def test_what_happens_while_nobody_listens_waits_in_order_and_what_was_not_confi
     with listening(address) as channel:
         assert told(channel, len(uids)) == [(uid, 1, "SCHEDULED") for uid in uids]
         until(lambda: waiting(web) == 0)
+
+
+def test_what_another_process_does_is_told_too_and_people_see_who_is_told(web: WebNode) -> None:
+    items, config = worklist(web), web.node.config
+    items.ask("POST", f"?{UID}", [dataset()])
+    address = subscribe(web, UID, deletionlock="true")
+    subscribe(web, aet="OTHER")
+    with listening(address) as channel:
+        assert told(channel, 1) == [(UID, 1, "SCHEDULED")]
+        assert "is canceled" in command(config, "workitem", "cancel", UID).stdout
+        assert told(channel, 2) == [(UID, 1, "IN PROGRESS"), (UID, 1, "CANCELED")]
+        until(lambda: waiting(web) == 0)
+    watchers = json.loads(command(config, "workitem", "watchers", "--json").stdout)
+    assert [(each["aet"], each["target"], each["deletion_lock"], each["waiting"]) for each in watchers] == [
+        ("OTHER", GLOBAL, False, 3),
+        (WATCHER, UID, True, 0),
+    ]
+    assert "OTHER watches no workitem" in command(config, "workitem", "unsubscribe", "OTHER").stdout
+    lines = command(config, "workitem", "watchers").stdout
+    assert WATCHER in lines
+    assert "OTHER" not in lines
+    assert command(config, "workitem", "unsubscribe", "OTHER").returncode == 1
+    assert waiting(web, "OTHER") == 0
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+OPACITY = 0.3  # of a segment that is drawn into an image
+
 
 def window_of(header: Dataset, frame: int | None = None) -> tuple[float, float] | None:
     """Centre and width of the first window that an image states, or the frame (from 1) of a multi-frame one."""
@@ -62,3 +64,11 @@ def shown(values: NDArray[Any], header: Dataset, frame: int | None = None) -> ND
     scaled = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) if high > low else (plane > low).astype(np.float32)
     grey: NDArray[np.uint8] = np.rint(scaled * 255).astype(np.uint8)
     return 255 - grey if str(header.get("PhotometricInterpretation") or "") == "MONOCHROME1" else grey
+
+
+def rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The outermost pixels of a mask."""
+    padded = np.pad(mask, 1)
+    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    outermost: NDArray[np.bool_] = mask & ~inner
+    return outermost

@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from models.findings import Prediction
 
+from .display import OPACITY, rim
 from .key_images import NOT_VERIFIED, said_of, said_of_all, title_of
 from .segmentation import color_of
 
-OPACITY = 0.3
 _AMBER, _WHITE, _GREY = (255, 190, 60), (235, 235, 235), (165, 165, 165)
 Color = tuple[int, int, int]
 
@@ -59,15 +59,8 @@ def overlaid(grey: NDArray[np.uint8], prediction: Prediction, plane: int, shape:
             mask = np.asarray(Image.fromarray(small).resize((columns, rows), Image.Resampling.NEAREST))
             color = np.asarray(color_of(segment), np.float32)
             colored[mask] = colored[mask] * (1 - OPACITY) + color * OPACITY
-            colored[_rim(mask)] = color
+            colored[rim(mask)] = color
     return np.rint(colored).astype(np.uint8)
-
-
-def _rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    padded = np.pad(mask, 1)
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    rim: NDArray[np.bool_] = mask & ~inner
-    return rim
 
 
 def captioned(picture: NDArray[np.uint8], lines: Sequence[Line], place: str) -> NDArray[np.uint8]:

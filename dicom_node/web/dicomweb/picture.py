@@ -49,7 +49,7 @@ def picture_of(stored: StoredInstance, pixels: Pixels, number: int, rendering: R
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's warnings show values
         try:
-            values = _values(frame, header, pixels)
+            values = values_of(frame, header, pixels)
             if stored.sop_class_uid in (SEGMENTATION, LABEL_MAP):
                 shown = _segments(values, header, number, stored.sop_class_uid == LABEL_MAP)
             elif values.ndim == 3:
@@ -63,7 +63,7 @@ def picture_of(stored: StoredInstance, pixels: Pixels, number: int, rendering: R
     return _fitted(Image.fromarray(np.ascontiguousarray(shown)), rendering.viewport)
 
 
-def _values(frame: Frame, header: Dataset, pixels: Pixels) -> NDArray[Any]:
+def values_of(frame: Frame, header: Dataset, pixels: Pixels) -> NDArray[Any]:
     """The stored values, colour by pixel, each with its stored bits only."""
     if frame.bits_allocated == 1:
         bits = np.unpackbits(np.frombuffer(frame.pixels, np.uint8), bitorder="little")
@@ -196,7 +196,7 @@ def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _segments(values: NDArray[Any], header: Dataset, number: int, label_map: bool) -> NDArray[np.uint8]:
     """Segments in the colours that the object recommends, on black; a fraction dims its colour."""
-    colours = {int(item.SegmentNumber): _recommended(item) for item in header.get("SegmentSequence") or []}
+    colours = {int(item.SegmentNumber): recommended(item) for item in header.get("SegmentSequence") or []}
     picture = np.zeros((*values.shape, 3), np.uint8)
     if label_map:
         for label in np.unique(values):
@@ -220,7 +220,7 @@ def _segment_of(header: Dataset, number: int) -> int:
     return 1
 
 
-def _recommended(item: Dataset) -> tuple[int, int, int]:
+def recommended(item: Dataset) -> tuple[int, int, int]:
     """Recommended Display CIELab Value (PS3.3 C.10.7.1.1) as sRGB; a colour of ours where there is none."""
     lab = item.get("RecommendedDisplayCIELabValue")
     if not lab or len(lab) != 3:

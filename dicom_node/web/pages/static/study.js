@@ -1,0 +1,55 @@
+// The study page: takes in what happened while one looks, shows key images without what is drawn in, and leaves a form alone that one fills.
+import { $$, ages } from "./site.js";
+import { listen } from "./events.js";
+
+const body = document.querySelector("[data-live-body]");
+let waiting = 0, busy = false;
+
+const inUse = () => body.querySelector("details[open]") || body.contains(document.activeElement) && document.activeElement.matches("input, select, textarea")
+  || $$("input[type=text], textarea, select", body).some((field) => field.value && field.value !== field.defaultValue && field.tagName !== "SELECT");
+
+async function refresh() {
+  if (inUse()) { offer(); return; }
+  if (busy) { later(); return; }
+  busy = true;
+  try {
+    const answer = await fetch(body.dataset.source, { headers: { Accept: "text/html" } });
+    if (answer.redirected || answer.status === 401) { location.reload(); return; }
+    if (answer.ok) { body.innerHTML = await answer.text(); dress(); }
+  } catch { /* the server is away: the stream tells when it is back */ } finally { busy = false; }
+}
+const later = () => { clearTimeout(waiting); waiting = setTimeout(refresh, 400); };
+
+function offer() {
+  if (document.querySelector("[data-offer]")) return;
+  const note = document.createElement("p");
+  note.className = "notice";
+  note.dataset.offer = "";
+  note.setAttribute("role", "status");
+  const text = document.createElement("span"), button = document.createElement("button");
+  text.textContent = `${body.dataset.changed} `;
+  button.className = "button small";
+  button.textContent = body.dataset.reload;
+  button.addEventListener("click", () => location.reload());
+  note.append(text, button);
+  body.before(note);
+}
+
+function dress() {
+  ages(body);
+  for (const image of $$("[data-thumbnail]", body)) {
+    const none = () => { image.parentElement.classList.add("none"); image.remove(); };
+    if (image.complete && !image.naturalWidth && image.currentSrc) none();
+    else image.addEventListener("error", none);
+  }
+  for (const image of $$("[data-key-images] img", body)) {
+    const link = image.parentElement, drawn = image.src, plain = link.dataset.plain;
+    const show = (source) => { if (image.getAttribute("src") !== source) image.src = source; };
+    // Held down, or touched: the image without what was drawn in.
+    link.addEventListener("pointerdown", () => show(plain));
+    for (const over of ["pointerup", "pointerleave", "pointercancel"]) link.addEventListener(over, () => show(drawn));
+  }
+}
+
+dress();
+listen(({ study }) => { if (study === body.dataset.study) later(); }, later);

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dicom_node import nudge
 from dicom_node.errors import CommandFailed, UsageError
-from storage import ambiguities, commitments, completion, deliveries, feedback, index, recalls, releases, runs, workitem_runs
+from storage import ambiguities, chains, commitments, completion, deliveries, feedback, index, recalls, releases, runs, workitem_runs
 from storage.errors import NotFound
 from storage.jobs import JobQueue
 from storage.rule_facts import HELD
@@ -207,6 +207,7 @@ def retry_job(config: Config, database: Database, pk: int, *, who: str) -> None:
         if found.kind == "infer":
             workitem_runs.try_again(connection, int(found.payload["run_pk"]), by=who, now=time.time())
             runs.reopen_run(connection, int(found.payload["run_pk"]))
+            chains.reopen(connection, int(found.payload["run_pk"]))
         elif found.kind == "deliver":
             deliveries.reopen_delivery(connection, int(found.payload["delivery_pk"]))
         elif found.kind == "commit":

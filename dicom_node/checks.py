@@ -213,10 +213,13 @@ def refuse_unknown_models(config: Config) -> None:
     Raises
     ------
     ConfigurationError
-        There is none of that name. One that is there and broken is told in the log: receiving goes on without it.
+        There is none of that name, or models wait for each other in a circle. One that is there and broken is told in the log: receiving
+        goes on without it.
     """
+    from dicom_node.routing.order import problems
     from models.weights import missing_weights
 
+    bundles = {}
     for name in dict.fromkeys(name for rule in config.rule for name in rule.run):
         meant = meaning(config, name)
         if meant.unknown:
@@ -224,5 +227,10 @@ def refuse_unknown_models(config: Config) -> None:
             raise ConfigurationError(f"rule {rules} runs '{name}': {meant.problem}")
         if meant.problem or meant.idle:
             log.error("model.not_run", name=name, why=meant.problem or meant.idle)
+        if meant.live is not None:
+            bundles[name] = meant.live.bundle
         if meant.live is not None and missing_weights(meant.live.bundle, config.node.weights):
             log.error("model.weights_missing", name=name, way_out=f"dicom-node model fetch {name}")
+    wrong = problems(config.rule, bundles)
+    if wrong:
+        raise ConfigurationError("; ".join(wrong))

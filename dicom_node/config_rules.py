@@ -131,8 +131,9 @@ class Rule(Table):
 
     Actions
     -------
-    run, deliver, series, late
-        Models, and where their results go. ``series``: "one" (several that fit equally well are ambiguous, and none is run) or "all".
+    run, after, deliver, series, late
+        Models, and where their results go. ``after``: models whose runs on the study have to be completed first. ``series``: "one" (several
+        that fit equally well are ambiguous, and none is run) or "all".
     forward
         Where the originals go.
     priority, tags, hold, ignore
@@ -146,6 +147,7 @@ class Rule(Table):
     called: tuple[AePattern, ...] = ()
     when: tuple[Window, ...] = ()
     run: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    after: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     deliver: tuple[Name, ...] = ()
     forward: Annotated[tuple[Forward, ...], BeforeValidator(_short)] = ()
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000)] = 0
@@ -162,6 +164,8 @@ class Rule(Table):
             raise ValueError("ignore stands alone: what is left out gets no run, forward, tags, hold or priority")
         if not (acts or self.ignore or self.priority):
             raise ValueError("it does nothing: give at least one of run, forward, tags, hold, priority, ignore")
+        if self.after and not self.run:
+            raise ValueError("after says what the models of run wait for: it goes with run")
         if self.deliver and not self.run:
             raise ValueError("deliver says where the results of run go; to send the originals, use forward")
         return self

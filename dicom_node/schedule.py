@@ -15,6 +15,7 @@ from dicom_node.log import Repeated
 from dicom_node.node import Node, build_purger
 from dicom_node.releases.drift import Monitor
 from dicom_node.releases.scheduled import enqueue_due
+from dicom_node.work import chaining
 from storage import (
     associations,
     audit,
@@ -84,6 +85,7 @@ class Duties:
             log.warning("jobs.reclaimed", count=freed)
         with self._node.database.begin() as connection:
             runs.settle(connection, now=self._node.clock())
+            chaining.follow(connection, self._queue, now=self._node.clock())
             deliveries.settle(connection, now=self._node.clock())
             commitments.settle(connection, now=self._node.clock())
         return freed

@@ -116,13 +116,24 @@ class GridSpec(Table):
 class InputSpec(SeriesSpec):
     """One of several inputs, each a series: one channel each, in the order of the tables. Results are on the grid of the first.
 
-    ``geometry``: its own limits instead of [geometry]; ``optional``: where no series fits, its channel is zero.
+    ``geometry``: its own limits instead of [geometry]; ``optional``: where no series fits, its channel is zero. ``segments_of``: no series
+    but what that model found in the first input, as the number of the segment at each voxel, or 1 for the one of label ``segment``.
     """
 
     name: Name
     geometry: GeometrySpec | None = None
     grid: GridSpec = GridSpec()
     optional: bool = False
+    segments_of: Name | None = None
+    segment: str = ""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> InputSpec:
+        if self.segments_of is None and self.segment:
+            raise ValueError("segment goes with segments_of")
+        if self.segments_of is not None and (self.optional or self.model_fields_set - {"name", "segments_of", "segment"}):
+            raise ValueError("an input that is segments_of a model has a name and perhaps a segment, and no condition on series")
+        return self
 
 
 class RunSpec(Table):
@@ -298,6 +309,16 @@ class DicomSpec(Table):
         """What the model is given, in the order of its channels; [series] alone is one input."""
         return self.input or (InputSpec(name="image", **self.series.model_dump()),)
 
+    @property
+    def image_inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs that are series."""
+        return tuple(each for each in self.inputs if each.segments_of is None)
+
+    @property
+    def predecessors(self) -> tuple[tuple[str, str], ...]:
+        """(input, model) of the inputs that are what another model found."""
+        return tuple((each.name, each.segments_of) for each in self.inputs if each.segments_of is not None)
+
     def limits_of(self, name: str) -> GeometrySpec:
         """The limits on the volume of an input."""
         return next((each.geometry for each in self.input if each.name == name and each.geometry is not None), self.geometry)
@@ -311,8 +332,10 @@ class DicomSpec(Table):
         names = [each.name for each in self.input]
         if len(set(names)) < len(names):
             raise ValueError("two inputs have the same name")
-        if self.input[0].optional:
-            raise ValueError("the first input cannot be optional: results are on its grid")
+        if self.input[0].optional or self.input[0].segments_of:
+            raise ValueError("the first input is a series and cannot be optional: results are on its grid")
+        if any(each.segments_of == self.model.name for each in self.input):
+            raise ValueError("the model takes its own segments as an input: it would wait for itself")
         if len(names) > 1 and any(self.limits_of(name).dimensions == 2 for name in names):
             raise ValueError("several inputs are volumes: geometry.dimensions = 2 goes with one input")
         return self

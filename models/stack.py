@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from models.errors import GeometryRefused, NotApplicable, Refusal
 from models.geometry import FloatArray
+from models.masks import read_segments
 from models.reader import Stack
 from models.spec import DicomSpec, InputSpec
 from models.suitability import check_volume, read_for
@@ -40,9 +41,9 @@ def read_inputs(spec: DicomSpec, files: Sequence[Sequence[ImageFile]]) -> Volume
         return read_for(spec.limits_of(spec.inputs[0].name), files[0])
     if len(files) != len(spec.inputs):
         raise GeometryRefused(Refusal.NO_IMAGES, f"The model takes {len(spec.inputs)} inputs, and {len(files)} are given.")
-    volumes = [_read(spec, each, images) for each, images in zip(spec.inputs, files, strict=True)]
-    first = volumes[0]
+    first = _read(spec, spec.inputs[0], files[0], None)
     assert first is not None
+    volumes = [first, *(_read(spec, each, images, first) for each, images in zip(spec.inputs[1:], files[1:], strict=True))]
     others = [on_grid(first, volume, each) for each, volume in zip(spec.inputs[1:], volumes[1:], strict=True)]
     return Stack(
         first.array,
@@ -61,11 +62,13 @@ def check_input(spec: DicomSpec, volume: Volume) -> None:
     check_volume(spec.limits_of(spec.inputs[0].name), volume)
 
 
-def _read(spec: DicomSpec, each: InputSpec, images: Sequence[ImageFile]) -> Volume | None:
+def _read(spec: DicomSpec, each: InputSpec, images: Sequence[ImageFile], first: Volume | None) -> Volume | None:
     if not images and each.optional:
         return None
     limits = spec.limits_of(each.name)
     try:
+        if each.segments_of is not None and first is not None:
+            return read_segments(images, first, label=each.segment)
         volume = read_for(limits, images)
         check_volume(limits, volume)
     except GeometryRefused as error:

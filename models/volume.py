@@ -181,7 +181,7 @@ def _planes(frames: Sequence[Frame]) -> Planes:
 
 def _read(file: ImageFile, number: int, max_bytes: int) -> Dataset:
     try:
-        data = _bytes_of(file)
+        data = bytes_of(file)
         refuse_inflation(data, max_bytes)
         return dcmread(BytesIO(data))
     except GeometryRefused:
@@ -190,7 +190,8 @@ def _read(file: ImageFile, number: int, max_bytes: int) -> Dataset:
         raise GeometryRefused(Refusal.UNREADABLE, f"Image {number} cannot be read as DICOM ({type(error).__name__}).") from error
 
 
-def _bytes_of(file: ImageFile) -> bytes:
+def bytes_of(file: ImageFile) -> bytes:
+    """The whole content of a file, as it is given."""
     if isinstance(file, Path):
         return file.read_bytes()
     if callable(file):

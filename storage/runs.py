@@ -43,6 +43,7 @@ class RunSpec:
     run_key: str = ""  # left empty: derived from the above
     salt: str = ""  # tells a run that a person asked for from those of the same input before it
     release_pk: int | None = None
+    after: Sequence[tuple[str, str]] = ()  # (input, model): whose segments that input is; without input the order alone counts
     shadow: bool = False  # it looks on: the same input may be run again by the same release, once that is deployed
 
     @property

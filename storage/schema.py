@@ -26,6 +26,7 @@ from sqlalchemy import (
 from storage.schema_accounts import account, api_token, web_session
 from storage.schema_ambiguities import ambiguity
 from storage.schema_base import Big, Bytewise, metadata, pk_column
+from storage.schema_chains import run_wait
 from storage.schema_feedback import feedback
 from storage.schema_workitem_reporters import workitem_reporter
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
@@ -64,6 +65,7 @@ __all__ = [
     "release_flag",
     "retention_hold",
     "run",
+    "run_wait",
     "segment",
     "selection",
     "series",

@@ -195,7 +195,7 @@ def keywords(rules: Sequence[Rule], models: Models) -> frozenset[str]:
             meant = models(name)
             for chosen in (meant.live, *meant.shadows):
                 if chosen is not None:
-                    wanted.update(*(_asked(each) for each in chosen.bundle.dicom.inputs))
+                    wanted.update(*(_asked(each) for each in chosen.bundle.dicom.image_inputs))
     return frozenset(wanted) - INDEXED
 
 
@@ -237,7 +237,7 @@ def _outcomes(spoken: Spoken, meant: Resolution, attributes: Mapping[str, Mappin
     }
 
     def select(chosen: Chosen) -> Selection:
-        needs, prefer = chosen.bundle.dicom.inputs, rule.select.prefer if rule.select else ()
+        needs, prefer = chosen.bundle.dicom.image_inputs, rule.select.prefer if rule.select else ()
         return select_inputs(needs, attributes, outside=spoken.outside, prefer=prefer, every=rule.series == "all", picks=picks)
 
     if meant.live is None:

@@ -15,6 +15,7 @@ from dicom_node.releases.resolve import bundle_of_run, evaluation_line
 from dicom_node.results.context import EncodedObject, Outcome, ResultContext
 from dicom_node.results.forms import beyond_the_record, chosen_for
 from dicom_node.results.uids import device_uid, instance_uid, series_uid
+from dicom_node.work.chaining import follow
 from dicom_node.work.executors import Executor
 from dicom_node.work.handler import NodeHandler
 from dicom_node.work.inference import Answer, Beside, FilePart, Request, negative_report
@@ -232,7 +233,8 @@ class InferHandler(NodeHandler):
             if gone:
                 raise NotFound(f"{len(gone)} of the run's {len(run.input_set)} instances were deleted while it was under way")
             ended = settle(connection)
-            log.info("run.ended", run=run.pk, state=ended.state, objects=len(objects), delivered=ended.delivered)
+            followed = follow(connection, self._queue, now=self._clock())
+            log.info("run.ended", run=run.pk, state=ended.state, objects=len(objects), delivered=ended.delivered, followed=followed)
             if objects and ended.delivered:
                 self._deliver(connection, ended, objects, negative)
 

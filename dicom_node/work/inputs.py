@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 from dicom_node.results.context import FurtherInput, ResultContext
 from dicom_node.work.inference import FilePart
 from models.bundle import Bundle
+from storage.chains import INPUTS
 from storage.records import RunRecord
 
 if TYPE_CHECKING:
     from models.volume import Volume
-
-INPUTS = "inputs"  # among the parameters of a run of a model of several inputs: input > Series Instance UID
 
 Parts = tuple[FilePart, ...]
 
 
 def with_inputs(bundle: Bundle, group: Mapping[str, str]) -> dict[str, Any]:
     """The parameters of a run; ``group``: input > series, "" of a model's only one."""
-    inputs = {INPUTS: dict(group)} if len(bundle.dicom.inputs) > 1 else {}
+    first = bundle.dicom.inputs[0].name
+    inputs = {INPUTS: {name or first: uid for name, uid in group.items()}} if len(bundle.dicom.inputs) > 1 else {}
     return {**bundle.dicom.model.parameters, **inputs}
 
 
@@ -42,7 +42,8 @@ def by_input(bundle: Bundle, run: RunRecord, image: Callable[[str, str], tuple[s
     for uid, digest in run.input_set:
         series_uid, part = image(uid, digest)
         of_series[series_uid].append(part)
-        everything.append(part)
+        if series_uid in run.series_uids:  # else what another model found, which only had to come first
+            everything.append(part)
     if len(bundle.dicom.inputs) == 1:
         return tuple(everything), ()
     chosen: Mapping[str, str] = run.parameters.get(INPUTS, {})

@@ -20,9 +20,10 @@ from dicom_node.routing.late import Decision, Earlier, decide
 from dicom_node.routing.look import look
 from dicom_node.routing.plan import Onward, Outcome, Plan, make_plan, peers_of
 from dicom_node.routing.selection import Verdict
+from dicom_node.work.chaining import Waits, depending, in_order, resolve_waits
 from dicom_node.work.handler import NodeHandler
 from dicom_node.work.inputs import with_inputs
-from storage import ambiguities, audit, deliveries, index, runs
+from storage import ambiguities, audit, chains, deliveries, index, runs
 from storage.ambiguities import Candidate
 from storage.archive import Archive
 from storage.completion import hold_revision
@@ -110,7 +111,8 @@ class RouteHandler(NodeHandler):
             return None
         plan = make_plan(facts, rules, models, peers_of(self._config))
         if again is not None:  # one more run; those that look on have had their turn
-            wanted = (outcome for outcome in plan.outcomes if not outcome.shadow and again.model in (None, outcome.name))
+            again_too = depending(plan, again.model)
+            wanted = (outcome for outcome in plan.outcomes if not outcome.shadow and (again.model is None or outcome.name in again_too))
             plan = replace(plan, outcomes=tuple(wanted))
         return plan
 
@@ -151,7 +153,8 @@ class RouteHandler(NodeHandler):
         if not (told or held or _does_something_else(plan)) and all(spec.shadow for spec, _ in chosen.values()):
             why = "; ".join(outcome.sentence for outcome in live) or _why_nothing(plan)
             self._audit(connection, study, "route.nothing_applies", why)
-        return sum(self._run(connection, study, spec, rule, plan, now, again) for spec, rule in chosen.values())
+        work = in_order([spec for spec, _ in chosen.values()])
+        return sum(self._run(connection, study, spec, chosen[spec.key][1], plan, now, again) for spec in work)
 
     def _say(self, connection: Connection, study: StudyRecord, plan: Plan, held: bool) -> None:
         """What rules say of the study beside their work: in the audit trail, and the hold as its flag."""
@@ -227,6 +230,7 @@ class RouteHandler(NodeHandler):
                 parameters=with_inputs(bundle, group),
                 deliver_to=() if outcome.shadow else outcome.rule.deliver,
                 salt=again.salt if again else "",
+                after=(*bundle.dicom.predecessors, *(("", model) for model in outcome.rule.after)),
                 release_pk=outcome.chosen.release_pk,
                 shadow=outcome.shadow,
             )
@@ -236,8 +240,13 @@ class RouteHandler(NodeHandler):
     def _run(
         self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, plan: Plan, now: float, again: Again | None
     ) -> int:
+        chained = resolve_waits(connection, spec)
+        if isinstance(chained, str):
+            self._audit(connection, study, "run.not_needed", f"model {spec.bundle}: {chained}")
+            return 0
+        spec, waits = chained
         if spec.shadow:
-            return self._look_on(connection, study, spec, rule, now)
+            return self._look_on(connection, study, spec, rule, now, waits)
         decision = self._asked_for(connection, spec, rule, again) if again else self._decide(connection, spec, rule)
         if decision.flag:
             runs.flag_study(connection, study.study_uid, decision.reason)
@@ -247,19 +256,20 @@ class RouteHandler(NodeHandler):
             return 0
         among = [earlier.pk for earlier in self._earlier(connection, spec, rule)]
         runs.cancel_older(connection, self._queue, study.study_uid, study.revision, spec.bundle, actor=ACTOR, now=now, among=among)
-        made = runs.create_run(
-            connection,
-            replace(spec, predecessor_pk=decision.predecessor),
-            queue=self._queue,
-            priority=plan.priority_of(rule),
-            max_attempts=self._config.executor.attempts,
-            now=now,
-        )
+        made = self._create(connection, replace(spec, predecessor_pk=decision.predecessor), waits, plan.priority_of(rule), now)
         if again and made is not None:
             self._audit(connection, study, "run.again", f"run {made} of model {spec.bundle}: {decision.reason}")
         return int(made is not None)
 
-    def _look_on(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float) -> int:
+    def _create(self, connection: Connection, spec: RunSpec, waits: Waits, priority: int, now: float) -> int | None:
+        """Record a run, and queue it or let it wait for others."""
+        attempts, queue = self._config.executor.attempts, None if waits else self._queue
+        made = runs.create_run(connection, spec, queue=queue, priority=priority, max_attempts=attempts, now=now)
+        if made is not None and waits:
+            chains.wait(connection, made, waits, priority=priority, max_attempts=attempts)
+        return made
+
+    def _look_on(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float, waits: Waits) -> int:
         """Plan a run that only looks on. It makes way as others do, and comes after all of them."""
         found = runs.earlier_runs(connection, spec.study_uid, spec.bundle, spec.study_revision, shadow=True)
         earlier = [record for record in self._of_rule(found, spec, rule) if record.release_digest == spec.release_digest]
@@ -267,8 +277,7 @@ class RouteHandler(NodeHandler):
             return 0
         among = [record.pk for record in earlier]
         runs.cancel_older(connection, self._queue, study.study_uid, study.revision, spec.bundle, actor=ACTOR, now=now, among=among)
-        attempts, priority = self._config.executor.attempts, shadow.PRIORITY + rule.priority
-        made = runs.create_run(connection, spec, queue=self._queue, priority=priority, max_attempts=attempts, now=now)
+        made = self._create(connection, spec, waits, shadow.PRIORITY + rule.priority, now)
         return int(made is not None)
 
     def _asked_for(self, connection: Connection, spec: RunSpec, rule: Rule, again: Again) -> Decision:

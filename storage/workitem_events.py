@@ -29,6 +29,7 @@ STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, SCP_STATUS_CHANGE, ASSIGNED = 1
 WEB, DIMSE = "web", "dimse"
 FIRST_REPORTS: Final = 10_000  # to a new global subscriber
 NOT_APPROPRIATE: Final = 0xC314
+MAX_KEYS: Final = 20  # of a filter: it is matched with each event
 
 
 _HAPPENED: Final = insert(workitem_event)
@@ -113,10 +114,11 @@ def subscribe(
     Raises
     ------
     WorkitemRefused
-        C307: there is no such workitem.
+        C307: there is no such workitem. 0106H: what is to be matched cannot be.
     """
     from storage import workitems
 
+    _check(matching)
     if target in (GLOBAL, FILTERED):
         query = select(workitem).order_by(workitem.c.pk.desc()).limit(FIRST_REPORTS)
         rows = connection.execute(query if deletion_lock else query.where(workitem.c.final_at.is_(None))).all()
@@ -235,9 +237,25 @@ def _unpacked(kept: Mapping[str, Any]) -> Key:
     return Key(kept["tag"], kept["vr"], kept["value"], tuple(tuple(_unpacked(each) for each in item) for item in kept["items"]))
 
 
+def _check(keys: Sequence[Key]) -> None:
+    """Refuse keys that cannot be matched: they would be in the way of every later change of a workitem."""
+    if len(keys) > MAX_KEYS:
+        raise WorkitemRefused(values.INVALID_ATTRIBUTE_VALUE, f"a filter has at most {MAX_KEYS} keys")
+    for key in keys:
+        try:
+            element_test(key)({})
+        except ValueError as error:
+            raise WorkitemRefused(values.INVALID_ATTRIBUTE_VALUE, str(error)) from None
+        for item in key.items:
+            _check(item)
+
+
 def _passes(kept: Sequence[Json] | None, dataset: Mapping[str, Any]) -> bool:
     keys = [_unpacked(each) for each in kept or ()]
-    return all(element_test(key)(dataset.get(f"{key.tag:08X}", {})) for key in keys)
+    try:
+        return all(element_test(key)(dataset.get(f"{key.tag:08X}", {})) for key in keys)
+    except ValueError:  # a workitem that gives an attribute another VR, by which it cannot be matched
+        return False
 
 
 def stale_notices(before: float) -> Delete:

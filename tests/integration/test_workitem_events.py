@@ -174,27 +174,38 @@ def test_a_filter_a_single_workitem_and_the_end_of_a_subscription(web: WebNode) 
     assert done == ["workitem.subscribed"] * 3 + ["workitem.subscription_suspended", "workitem.unsubscribed"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("POST", f"/2.25.404/subscribers/{WATCHER}", 404),
-        ("POST", f"/no-uid/subscribers/{WATCHER}", 400),
-        ("POST", f"/{GLOBAL}/subscribers/{'X' * 17}", 400),
-        ("POST", f"/{GLOBAL}/subscribers/a%5Cb", 400),
-        ("POST", f"/{GLOBAL}/subscribers/{WATCHER}?deletionlock=perhaps", 400),
-        ("POST", f"/{GLOBAL}/subscribers/{WATCHER}?filter=00741204=x", 400),
-        ("POST", f"/{FILTERED}/subscribers/{WATCHER}", 400),
-        ("POST", f"/{FILTERED}/subscribers/{WATCHER}?filter=nonsense", 400),
-        ("POST", f"/{FILTERED}/subscribers/{WATCHER}?filter=Nonsense=1", 400),
-        ("POST", f"/2.25.1/subscribers/{WATCHER}/suspend", 409),
-        ("DELETE", f"/2.25.404/subscribers/{WATCHER}", 404),
-        ("PUT", f"/{GLOBAL}/subscribers/{WATCHER}", 405),
-    ],
-)
-def test_what_is_no_subscription(web: WebNode, method: str, path: str, status: int) -> None:
-    answer = web.client.request(method, f"{web.url}/workitems{path}")
-    assert answer.status_code == status, answer.text
-    assert "error" in answer.json()
+MANY = "%5C".join(f"a*{number}" for number in range(200))
+KEYS = "&".join(f"0074{number:04X}=1" for number in range(0x1200, 0x1240))
+NO_SUBSCRIPTIONS = [
+    ("POST", f"/2.25.404/subscribers/{WATCHER}", 404),
+    ("POST", f"/no-uid/subscribers/{WATCHER}", 400),
+    ("POST", f"/{GLOBAL}/subscribers/{'X' * 17}", 400),
+    ("POST", f"/{GLOBAL}/subscribers/a%5Cb", 400),
+    ("POST", f"/{GLOBAL}/subscribers/{WATCHER}?deletionlock=perhaps", 400),
+    ("POST", f"/{GLOBAL}/subscribers/{WATCHER}?filter=00741204=x", 400),
+    ("POST", f"/{FILTERED}/subscribers/{WATCHER}", 400),
+    ("POST", f"/{FILTERED}/subscribers/{WATCHER}?filter=nonsense", 400),
+    ("POST", f"/{FILTERED}/subscribers/{WATCHER}?filter=Nonsense=1", 400),
+    ("POST", f"/{FILTERED}/subscribers/{WATCHER}?filter=00741204={MANY}", 400),
+    ("POST", f"/{FILTERED}/subscribers/{WATCHER}?filter=00404025.00080100={MANY}", 400),
+    (
+        "POST",
+        f"/{FILTERED}/subscribers/{WATCHER}?filter=" + ",".join(f"0074{number:04X}=1" for number in range(0x1200, 0x1220, 2)) * 2,
+        400,
+    ),
+    ("POST", f"/2.25.1/subscribers/{WATCHER}/suspend", 409),
+    ("DELETE", f"/2.25.404/subscribers/{WATCHER}", 404),
+    ("PUT", f"/{GLOBAL}/subscribers/{WATCHER}", 405),
+]
+
+
+def test_what_is_no_subscription(web: WebNode) -> None:
+    for method, path, status in NO_SUBSCRIPTIONS:
+        answer = web.client.request(method, f"{web.url}/workitems{path}")
+        assert answer.status_code == status, (path[:100], answer.text)
+        assert "error" in answer.json()
+    assert worklist(web).ask("POST", f"?{UID}", [dataset()]).status_code == 201
+    assert waiting(web) == 0
 
 
 TOKENS = """

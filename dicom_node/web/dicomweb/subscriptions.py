@@ -28,7 +28,7 @@ from storage.workitem_events import FILTERED, WEB
 log = structlog.get_logger()
 
 SUBSCRIBER: Final = f"{PREFIX}/workitems/{{workitem}}/subscribers/{{aet}}"
-MAX_SUBSCRIBERS: Final = 1000  # each costs a row for every event that it watches
+MAX_SUBSCRIBERS: Final = 200  # each costs a row for every event that it watches
 _KEY: Final = re.compile(r",(?=(?:[0-9A-Fa-f]{8}|[A-Z][A-Za-z0-9]+)(?:\.[0-9A-Za-z]+)*=)")  # a comma before the next key
 
 

@@ -87,7 +87,9 @@ def element_test(key: Key, *, fuzzy: bool = False) -> Callable[[Mapping[str, Any
     """Make the predicate of a key over an attribute as DICOM JSON; of a sequence any item, with all of its keys (PS3.4 C.2.2.2.6)."""
     if key.items:
         tests = [_item_test(item, fuzzy) for item in key.items if _asks(item)]
-        return lambda element: all(any(test(stored) for stored in element.get("Value") or []) for test in tests)
+        return lambda element: all(
+            any(isinstance(stored, dict) and test(stored) for stored in element.get("Value") or []) for test in tests
+        )
     by_vr: dict[str, Callable[[Sequence[str]], bool]] = {}
 
     def matches(element: Mapping[str, Any]) -> bool:

@@ -174,6 +174,8 @@ def test_workitems_are_found_by_columns_and_by_what_their_sequences_hold(databas
     assert found(Key(0x00404005, "DT", "20240102-")) == ["2.25.2"]
     assert found(Key(0x00404025, "SQ", "", ((Key(0x00080100, "SH", "GPU*"),),))) == ["2.25.2"]
     assert found(Key(0x00741204, "LO", "seg*"), offset=1, limit=1) == ["2.25.3"]
+    create(database, "2.25.4", more={"00404025": element("LO", "GPU1")})  # of another VR than the attribute has
+    assert found(Key(0x00404025, "SQ", "", ((Key(0x00080100, "SH", "GPU*"),),))) == ["2.25.2"]
 
 
 def told(database: Database, aet: str) -> list[tuple[str, int]]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
-from storage.database import Database
+from storage.database import Database, translated
 from storage.errors import IndexCollision, IndexUnavailable
 
 MOST: Final = 32  # in one transaction
@@ -84,9 +84,9 @@ class GroupedWrites:
 
 def _tried(connection: Connection, change: Callable[[Connection], Any]) -> Any:
     try:
-        with connection.begin_nested():
+        with translated(), connection.begin_nested():
             return change(connection)
-    except IndexUnavailable:
+    except IndexUnavailable:  # whatever the database says about itself ends the transaction, and so the group
         raise
     except Exception as error:  # its own only: handed to whoever asked
         if connection.invalidated:

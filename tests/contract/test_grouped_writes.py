@@ -12,7 +12,7 @@ from dicom_node.web.grouped import GroupedWrites
 from storage import workitem_values as values
 from storage import workitems
 from storage.database import Database
-from storage.errors import WorkitemRefused
+from storage.errors import IndexCollision, IndexUnavailable, WorkitemRefused
 from storage.schema import workitem
 from tests.contract.test_workitems import dataset
 
@@ -65,6 +65,29 @@ def test_many_at_once_are_few_transactions(database: Database) -> None:
     assert written(database, [creation(f"2.25.{number + 1}") for number in range(count)]) == [f"2.25.{n + 1}" for n in range(count)]
     assert len(uids(database)) == count
     assert len(commits) <= 5
+
+
+def test_a_group_that_collides_with_another_transaction_is_carried_out_one_by_one(database: Database) -> None:
+    attempts: list[int] = []
+
+    def collide() -> None:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise IndexCollision("deadlock")
+
+    changes = [creation(f"2.25.{number}", collide if number == 3 else lambda: None) for number in range(1, 6)]
+    assert written(database, changes) == [f"2.25.{number}" for number in range(1, 6)]
+    assert len(attempts) == 2
+    assert len(uids(database)) == 5
+
+
+def test_a_database_that_cannot_be_used_is_everybodys_trouble(database: Database) -> None:
+    def broken(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT 1 FROM no_such_table")
+
+    answers = written(database, [creation("2.25.1"), creation("2.25.2"), broken, creation("2.25.3")])
+    assert [type(answer) for answer in answers] == [IndexUnavailable] * 4
+    assert uids(database) == set()
 
 
 def test_nobody_is_told_of_success_where_the_commit_fails(database: Database) -> None:

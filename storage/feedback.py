@@ -19,6 +19,7 @@ from storage.errors import NotFound
 from storage.records import RunRecord, from_row
 from storage.schema import feedback, instance, run, study
 from storage.statements import insert_new
+from storage.worklist_upkeep import note
 
 ACCEPT, MODIFY, REJECT = "accept", "modify", "reject"
 VERDICTS: Final = (ACCEPT, MODIFY, REJECT)
@@ -175,6 +176,7 @@ def give(
         return None  # two spoke in the same moment
     detail = {"run": run_pk, "finding": finding, "verdict": word.verdict, "code": word.code, "revision": last + 1}
     audit.record(connection, "feedback.given", actor=actor, study_uid=study_uid, sop_uid=word.corrected_uid, detail=detail, at=at)
+    note(connection, study_uid, "feedback")  # so that whoever looks at the study sees it
     return from_row(FeedbackRecord, row)
 
 

@@ -1,6 +1,6 @@
 """The API under /api: studies and their stories, jobs, rules, peers, releases; and what a person may decide about them.
 
-What is asked needs the right ``read``, feedback ``report``; what else is decided (POST) needs ``operate``, and leaves the token's name and the reason.
+What is asked needs the right ``read``, feedback ``report``; what else is decided (POST) needs ``operate``, and leaves who and why.
 """
 
 from __future__ import annotations

@@ -49,7 +49,6 @@ class Plan:
     """What a SEG shows best."""
 
     segmentation: StoredInstance
-    pixels: Pixels
     planes: tuple[Plane, ...]
     colours: dict[int, tuple[int, int, int]]
     labels: dict[int, str]
@@ -109,7 +108,7 @@ class KeyImages:
                 planes = _largest(planes_of(pixels.header), lambda frame: self._size(stored, pixels, frame))
                 colours = {int(item.SegmentNumber): recommended(item) for item in items}
                 labels = {int(item.SegmentNumber): str(item.get("SegmentLabel") or "") for item in items}
-                plan = Plan(stored, pixels, planes, colours, labels) if planes else None
+                plan = Plan(stored, planes, colours, labels) if planes else None
         with self._lock:
             self._plans[stored.digest] = plan
             while len(self._plans) > REMEMBERED:
@@ -136,8 +135,9 @@ class KeyImages:
         coloured = np.asarray(picture.resize(size, Image.Resampling.BILINEAR), np.float32)
         if overlay:
             coloured = coloured.copy()
+            drawn = pixels_of(plan.segmentation)
             for frame, segment in plane.frames:
-                mask = self._mask(plan.segmentation, plan.pixels, frame)
+                mask = self._mask(plan.segmentation, drawn, frame)
                 _draw(coloured, mask, plan.colours.get(segment, (220, 60, 60)))
         out = io.BytesIO()
         Image.fromarray(np.rint(coloured).astype(np.uint8)).save(out, "JPEG", quality=QUALITY)

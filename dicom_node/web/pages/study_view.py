@@ -224,4 +224,21 @@ def _noted(story: Timeline) -> Iterator[Event]:
     for each in story.audit:
         if each.event not in TOLD:
             detail = each.detail.get("reason") or ", ".join(f"{key}={value}" for key, value in each.detail.items())
-            yield Event(each.at, each.event, str(detail)[:300], who=each.actor)
+            tone = "urgent" if each.event in _WAITING else "quiet"
+            yield Event(each.at, _NOTED.get(each.event, each.event), str(detail)[:300], who=each.actor, tone=tone)
+
+
+_WAITING: Final = frozenset({"route.held", "selection.ambiguous", "study.held"})
+_NOTED: Final = {
+    "route.held": N_("A rule held the study for review"),
+    "study.held": N_("The study was held back"),
+    "route.nothing_applies": N_("No model was run"),
+    "route.tagged": N_("A rule gave it a tag"),
+    "selection.ambiguous": N_("Several series fit a model equally well"),
+    "selection.chosen": N_("A series was chosen"),
+    "study.route_again": N_("It was routed again"),
+    "study.stored": N_("Images were stored over the web"),
+    "run.superseded": N_("A run was replaced by a newer one"),
+    "retention.held": N_("It is kept from deletion"),
+    "retention.released": N_("It may be deleted again"),
+}

@@ -1,5 +1,5 @@
-// The study page: takes in what happened while one looks, shows key images without what is drawn in, and leaves a form alone that one fills.
-import { $$, ages } from "./site.js";
+// The study page: takes in what happened while one looks, shows key images with and without what was found in them, and leaves a form alone that one fills.
+import { $$, ages, toast } from "./site.js";
 import { listen } from "./events.js";
 
 const body = document.querySelector("[data-live-body]");
@@ -42,14 +42,19 @@ function dress() {
     if (image.complete && !image.naturalWidth && image.currentSrc) none();
     else image.addEventListener("error", none);
   }
-  for (const image of $$("[data-key-images] img", body)) {
-    const link = image.parentElement, drawn = image.src, plain = link.dataset.plain;
-    const show = (source) => { if (image.getAttribute("src") !== source) image.src = source; };
-    // Held down, or touched: the image without what was drawn in.
-    link.addEventListener("pointerdown", () => show(plain));
-    for (const over of ["pointerup", "pointerleave", "pointercancel"]) link.addEventListener(over, () => show(drawn));
+  for (const button of $$("[data-overlay]", body)) {
+    const links = $$("[data-key-images] a", button.closest(".pictures"));
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      const on = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(on));
+      for (const link of links) link.querySelector("img").src = on ? link.getAttribute("href") : link.dataset.plain;
+    });
   }
 }
 
 dress();
+// After a form the page comes back at the place that it was about, where the word that it was done may be out of sight.
+if (location.hash) for (const done of $$("[data-problem] .notice.good")) toast(done.textContent.trim());
+if (location.search.includes("done=")) history.replaceState(null, "", location.pathname + location.hash);
 listen(({ study }) => { if (study === body.dataset.study) later(); }, later);

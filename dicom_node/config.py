@@ -200,11 +200,13 @@ class RetentionTable(Table):
 
 
 class ExecutorTable(Table):
-    """Where models run. ``deadline`` ends a run that takes longer; ``attempts`` is how often a crashed one is tried again."""
+    """Where models run. ``deadline`` ends a run that takes longer; ``attempts`` is how often a crashed one is tried again; ``memory`` is what
+    a child on the CPU may take (its address space)."""
 
     kind: Literal["inline", "process"] = "process"
     devices: Annotated[tuple[Device, ...], Field(min_length=1)] = ("cpu",)
     threads: Annotated[int, Field(ge=1)] | None = None
+    memory: Size | None = None
     deadline: Duration = 1800.0
     attempts: Annotated[int, Field(ge=1)] = 3
     backoff: Duration = 5.0

@@ -371,7 +371,7 @@ def build_executor(config: Config, device: str) -> Executor:
     from dicom_node.work.executors import InlineExecutor, ProcessExecutor
 
     kind = InlineExecutor if config.executor.kind == "inline" else ProcessExecutor
-    return kind(device, cache=config.node.weights, threads=config.executor.threads)
+    return kind(device, cache=config.node.weights, threads=config.executor.threads, memory=config.executor.memory)
 
 
 def build_inference_worker(node: Node, executor: Executor) -> Worker:

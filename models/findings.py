@@ -116,6 +116,8 @@ class Prediction:
         SOP Instance UIDs in volume order; for an enhanced object its one UID.
     frame_numbers
         Frame numbers (from 1) in volume order of an enhanced object; all 1 for single-frame sources.
+    memory
+        How the network was applied otherwise than configured because memory did not suffice; empty: as configured.
     """
 
     model: ModelIdentity
@@ -126,6 +128,7 @@ class Prediction:
     frame_numbers: tuple[int, ...]
     device: str
     timings: Timings
+    memory: str = ""
 
     @property
     def empty(self) -> bool:

@@ -8,6 +8,7 @@ calls this: making a Predictor evaluates the bundle's configuration, which is co
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import os
 import sys
@@ -26,6 +27,7 @@ from monai.data.meta_tensor import MetaTensor
 from models.bundle import Bundle
 from models.errors import BundleInvalid, InferenceFailed, ModelError, OutOfMemory
 from models.findings import Prediction, Timings
+from models.ladder import Configured, Memory, Rung, rungs
 from models.networks import Stopwatch, TimedNetwork, load_state
 from models.output import identity_of, read_output
 from models.reader import PLACEHOLDER, Axes, VolumeReader
@@ -105,8 +107,7 @@ class Predictor:
             with _stage("preprocess"):
                 data = stages.preprocess(volume)
             prepared = clock()
-            with _stage("forward"):
-                stages.infer(data)
+            rung = stages.infer_somehow(data)
             inferred = clock()
             with _stage("postprocess"):
                 output = stages.postprocess(data)
@@ -120,8 +121,9 @@ class Predictor:
             classifications=classifications,
             sources=volume.sources,
             frame_numbers=volume.frame_numbers,
-            device=self.device,
+            device=str(stages.device),
             timings=timings,
+            memory="" if rung is Rung.AS_CONFIGURED else f"too little memory as configured: {rung.value}",
         )
 
     def raw_output(self, volume: Volume) -> torch.Tensor:
@@ -138,8 +140,7 @@ class Predictor:
         with torch.inference_mode():
             with _stage("preprocess"):
                 data = self._stages.preprocess(volume)
-            with _stage("forward"):
-                self._stages.infer(data)
+            self._stages.infer_somehow(data)
         output: torch.Tensor = data[self._stages.prediction]
         return output
 
@@ -167,6 +168,9 @@ class _Stages:
         self.inferer: Callable[..., Any] = parser.get_parsed_content(spec.inferer)
         self.preprocessing: Callable[..., Any] = parser.get_parsed_content(spec.preprocessing)
         self.postprocessing: Callable[..., Any] = parser.get_parsed_content(spec.postprocessing)
+        self.configured = Configured.of(self.inferer)
+        self.rungs = rungs(self.inferer, self.device)
+        self.memory = Memory()
 
     def _network(self, parser: ConfigParser, name: str, states: Sequence[WeightSpec], weights: dict[str, Path]) -> TimedNetwork:
         network = parser.get_parsed_content(name)
@@ -186,11 +190,45 @@ class _Stages:
             self.reader.volume = None
         return data
 
-    def infer(self, data: dict[str, Any]) -> None:
+    def infer_somehow(self, data: dict[str, Any]) -> Rung:
+        """Apply the network on the first rung whose memory suffices, and say which; OutOfMemory where none does."""
+        voxels = int(data[self.image].numel()) if hasattr(data[self.image], "numel") else 0
+        tried = self.rungs[self.rungs.index(self.memory.first(voxels)) :]
+        for rung in tried:
+            try:
+                with _stage("forward"):
+                    self.infer(data, rung)
+            except OutOfMemory as error:
+                if rung is tried[-1]:
+                    ways = "; ".join(each.value for each in tried)
+                    raise OutOfMemory(error.stage, f"too little memory ({ways}); it needs a device or a limit with more") from error
+            else:
+                if rung is not Rung.AS_CONFIGURED:
+                    self.memory = Memory(rung, voxels)
+                return rung
+            gc.collect()  # outside of the handler, whose traceback holds on to what did not fit
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        raise AssertionError("there is always a rung")
+
+    def infer(self, data: dict[str, Any], rung: Rung) -> None:
+        if rung is Rung.ON_CPU:
+            self._move_to_cpu()
+        if self.configured is not None:
+            self.configured.apply(self.inferer, rung, self.device)
         image = data[self.image]
         plain = image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image)
-        output = self.inferer(plain[None].to(self.device), self.networks[0])[0]
+        at = torch.device("cpu") if rung is Rung.STITCHED else self.device
+        output = self.inferer(plain[None].to(at), self.networks[0])[0]
         data[self.prediction] = MetaTensor(output, meta=copy.deepcopy(image.meta)) if isinstance(image, MetaTensor) else output
+
+    def _move_to_cpu(self) -> None:
+        """From now on; what did not fit once is not tried there again while the model is warm."""
+        self.device = torch.device("cpu")
+        for network in self.networks:
+            network.to(self.device)
+        self.rungs = (Rung.ON_CPU,)
+        self.memory = Memory(Rung.ON_CPU)
 
     def postprocess(self, data: dict[str, Any]) -> torch.Tensor:
         output = self.postprocessing(data)[self.prediction]

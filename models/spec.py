@@ -151,6 +151,7 @@ class RunSpec(Table):
     image: str = "image"
     prediction: str = "pred"
     axes: Literal["xyz", "zyx"] = "xyz"
+    deadline: Annotated[float, Field(gt=0)] | None = None  # seconds; else that of the node's [executor]
     overrides: dict[str, Any] = {}
 
 

@@ -188,10 +188,14 @@ def complete_run(
     device: str,
     timings: Mapping[str, float],
     findings: Any,
+    reason: str | None = None,
     now: float | None = None,
 ) -> RunRecord:
-    """Finish a run, in the transaction that stores its objects. The returned record says whether it is still to be delivered."""
-    return _finish(connection, pk, "COMPLETED", now, device=device, timings=dict(timings), findings=findings)
+    """Finish a run, in the transaction that stores its objects. The returned record says whether it is still to be delivered.
+
+    ``reason`` tells what was otherwise than configured.
+    """
+    return _finish(connection, pk, "COMPLETED", now, device=device, timings=dict(timings), findings=findings, reason=reason)
 
 
 def not_applicable(connection: Connection, pk: int, reason: str, *, findings: Any = None, now: float | None = None) -> RunRecord:

@@ -1,4 +1,4 @@
-"""The process that a model runs in: ``python -m dicom_node.work.child FD DEVICE CACHE THREADS``.
+"""The process that a model runs in: ``python -m dicom_node.work.child FD DEVICE CACHE THREADS MEMORY``.
 
 It reads requests from a socket and answers each. What a model does to it (crash, endless loop, all memory) ends it and nothing else; it
 ends by itself when its worker does.
@@ -7,6 +7,7 @@ ends by itself when its worker does.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -18,7 +19,7 @@ from dicom_node.work.parent import die_with_parent
 
 
 def main(arguments: list[str]) -> int:
-    descriptor, device, cache, threads = arguments
+    descriptor, device, cache, threads, memory = arguments
     parent = os.getppid()
     die_with_parent()
     if os.getppid() != parent:
@@ -30,6 +31,8 @@ def main(arguments: list[str]) -> int:
     with Connection(int(descriptor)) as connection:
         connection.send("ready")
         runner.preload()
+        if memory and device == "cpu":  # a driver's address space says nothing of a device's memory
+            resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
         while True:
             try:
                 request = connection.recv()

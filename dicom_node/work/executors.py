@@ -45,9 +45,9 @@ class Executor(Protocol):
 
 
 class InlineExecutor:
-    """Runs in the calling process: no isolation, no deadline."""
+    """Runs in the calling process: no isolation, no deadline, no limit on memory."""
 
-    def __init__(self, device: str = "cpu", *, cache: Path | None = None, threads: int | None = None) -> None:
+    def __init__(self, device: str = "cpu", *, cache: Path | None = None, threads: int | None = None, memory: int | None = None) -> None:
         self._runner = Runner(device, cache=cache, threads=threads)
 
     @property
@@ -70,9 +70,9 @@ class InlineExecutor:
 class ProcessExecutor:
     """Runs in a child that stays warm; the child is killed at the deadline, and replaced when it dies."""
 
-    def __init__(self, device: str = "cpu", *, cache: Path | None = None, threads: int | None = None) -> None:
+    def __init__(self, device: str = "cpu", *, cache: Path | None = None, threads: int | None = None, memory: int | None = None) -> None:
         self._device = device
-        self._arguments = [device, str(cache) if cache else "", str(threads) if threads else ""]
+        self._arguments = [device, str(cache) if cache else "", str(threads) if threads else "", str(memory) if memory else ""]
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()

@@ -56,7 +56,7 @@ class InferHandler(NodeHandler):
         log.info("run.started", run=run.pk, bundle=run.bundle, release=run.release_digest[:12], device=self._executor.device)
         prepared = self._request(run)
         if isinstance(prepared, Request):
-            answer = self._executor.execute(prepared, self._config.executor.deadline, job.transaction_uid)
+            answer = self._executor.execute(prepared, prepared.deadline or self._config.executor.deadline, job.transaction_uid)
         else:
             answer = prepared
         if answer.code == "canceled":
@@ -120,6 +120,7 @@ class InferHandler(NodeHandler):
             run.release_digest,
             images,
             self._context(run, bundle),
+            deadline=bundle.dicom.run.deadline,
             others=others,
             watch=run.release_pk is not None,
             beside=self._beside(run) if run.shadow else None,
@@ -207,8 +208,10 @@ class InferHandler(NodeHandler):
         self._finish(job, run, self._negative(run, answer), lambda c: self._failed(c, job, run, answer.reason), negative=True)
 
     def _completed(self, connection: Connection, job: ClaimedJob, run: RunRecord, answer: Answer) -> RunRecord:
-        device, findings = self._executor.device, dict(answer.findings)
-        ended = runs.complete_run(connection, run.pk, device=device, timings=answer.timings, findings=findings, now=self._clock())
+        ended = runs.complete_run(
+            connection, run.pk, device=answer.device or self._executor.device, timings=answer.timings, findings=dict(answer.findings),
+            reason=answer.reason or None, now=self._clock(),
+        )  # fmt: skip
         if run.release_pk is not None and answer.inputs:
             release_watch.record_input(connection, run.release_pk, run.pk, answer.inputs, now=self._clock())
         if run.shadow and answer.beside is not None:

@@ -70,12 +70,14 @@ class Request:
     context: ResultContext
     watch: bool = False
     beside: Beside | None = None
+    deadline: float | None = None  # the model's own, in seconds
     others: tuple[tuple[FilePart, ...], ...] = ()  # the images of a model's further inputs, in its order; none of one that is missing
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How a run went. ``outcome``: findings, nothing_found, not_applicable or failed; ``findings`` is what people are shown."""
+    """How a run went. ``outcome``: findings, nothing_found, not_applicable or failed; ``findings`` is what people are shown. ``reason``
+    of a result: how its network was applied because memory did not suffice. ``device``: where it was applied in the end."""
 
     outcome: str
     reason: str = ""
@@ -87,6 +89,7 @@ class Answer:
     inputs: Mapping[str, Any] = field(default_factory=dict)  # of a watched run: what its images are like
     beside: int | None = None  # of one that looks on: the run that it was compared with, and how far they agree
     agreement: Mapping[str, Any] = field(default_factory=dict)
+    device: str = ""
 
 
 class Runner:
@@ -151,7 +154,10 @@ class Runner:
             "verify": clock() - encoded,
         }
         inputs = _watched(request, volume)
-        return Answer(outcome, objects=tuple(objects), findings=shown(prediction, predictor.bundle.dicom), timings=timings, inputs=inputs)
+        findings = shown(prediction, predictor.bundle.dicom)
+        return Answer(
+            outcome, prediction.memory, objects=tuple(objects), findings=findings, timings=timings, inputs=inputs, device=prediction.device
+        )
 
     def _looked_on(
         self, request: Request, beside: Beside, volume: Volume, prediction: Prediction, outcome: Outcome, reading: float

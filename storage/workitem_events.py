@@ -136,6 +136,19 @@ def subscribe(
         connection.execute(_NOTICE, [{**about, "uid": item.uid, "content": state_report(item)} for item in told])
 
 
+def tell_of_restart(connection: Connection, channel: str, *, now: float) -> int:
+    """Leave an SCP Status Change for everybody who watches over a channel: subscriptions and workitems are as they were."""
+    own, notice = workitem_subscription.c, workitem_notice.c
+    aets = connection.scalars(select(own.aet).where(own.channel == channel, own.active).distinct().order_by(own.aet)).all()
+    if aets:
+        connection.execute(delete(workitem_notice).where(notice.channel == channel, notice.type == SCP_STATUS_CHANGE))
+        content = {"00741242": values.element("CS", "RESTARTED")}
+        content |= {tag: values.element("CS", "WARM START") for tag in ("00741244", "00741246")}
+        about = {"channel": channel, "uid": GLOBAL, "type": SCP_STATUS_CHANGE, "content": content, "at": now}
+        connection.execute(_NOTICE, [{"aet": aet, **about} for aet in aets])
+    return len(aets)
+
+
 def unsubscribe(connection: Connection, aet: str, target: str, *, now: float) -> None:
     """End a subscription; that of a workitem also while all others stay watched. What was not sent yet is not sent any more."""
     if target in (GLOBAL, FILTERED):

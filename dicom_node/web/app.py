@@ -131,6 +131,7 @@ def serve(node: Node, wait: Callable[[], None], ready: Callable[[str], None]) ->
         uploads, transcoder = Uploads(node), Transcoder(wait=PLACE_WAIT)
         server = uvicorn.Server(settings(node, uploads, transcoder))
         uploads.start()
+        event_channel.announce(node)
         # In a thread of its own uvicorn leaves the signals to the role.
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
         thread.start()

@@ -25,7 +25,7 @@ from tests.contract.test_workitems import PERFORMED, UID, dataset
 from tests.dimse import until
 from tests.integration.test_workitems_web import Worklist
 from tests.node import command
-from tests.webserver import WebNode, web_node
+from tests.webserver import WebNode, configured, serving, web_node
 
 WATCHER = "WATCHER"
 
@@ -127,6 +127,19 @@ def test_what_another_process_does_is_told_too_and_people_see_who_is_told(web: W
     assert "OTHER" not in lines
     assert command(config, "workitem", "unsubscribe", "OTHER").returncode == 1
     assert waiting(web, "OTHER") == 0
+
+
+def test_a_subscriber_hears_once_that_the_node_has_started_again(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    with serving(config) as web:
+        subscribe(web)
+    for _ in range(2):
+        with serving(config) as web:
+            assert waiting(web) == 1
+    with serving(config) as web, listening(subscribe(web)) as channel:
+        report = json.loads(channel.recv(timeout=20))
+    assert (values.text(report, "00001000"), values.first(report, "00001002")) == (GLOBAL, 4)
+    assert [values.text(report, tag) for tag in ("00741242", "00741244", "00741246")] == ["RESTARTED", "WARM START", "WARM START"]
 
 
 @contextlib.contextmanager

@@ -48,6 +48,15 @@ def routes(node: Node, writes: GroupedWrites) -> list[BaseRoute]:
     return [WebSocketRoute(CHANNEL, Channels(node, writes).serve, name="event channel")]
 
 
+def announce(node: Node) -> None:
+    """Have subscribers told that the node has started again (PS3.4 CC.2.4, SCP Status Change)."""
+    try:
+        with node.database.begin(durable=False) as connection:
+            workitem_events.tell_of_restart(connection, WEB, now=node.clock())
+    except IndexUnavailable as error:  # a node starts without it
+        log.warning("workitem.restart_not_told", why=str(error))
+
+
 @dataclass(eq=False)
 class _Channel:
     aet: str

@@ -207,7 +207,7 @@ def _checked(connection: Connection, study_uid: str, about: Finding, word: Word)
     if word.corrected_uid:
         _refuse_no_segmentation(connection, study_uid, word.corrected_uid)
     corrected = None if word.corrected in (None, "") else _corrected(about, word.corrected)
-    return Word(word.verdict, corrected, word.corrected_uid or None, word.code, word.reason.strip())
+    return Word(word.verdict, corrected, word.corrected_uid or None, word.code, " ".join(word.reason.split()))
 
 
 def _corrected(about: Finding, value: float | str | None) -> float | str:

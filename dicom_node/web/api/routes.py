@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.routing import Route
 
 from dicom_node import actions
-from dicom_node.config import Config, Peer, parse
-from dicom_node.errors import ConfigurationError
-from dicom_node.kept_config import COPY
+from dicom_node.config import Config, Peer
 from dicom_node.node import Node
 from dicom_node.plain import plain
 from dicom_node.releases.overview import overview
@@ -26,6 +23,7 @@ from dicom_node.routing.trial import try_rules
 from dicom_node.web.api.answers import LARGEST, MOST, answering, number, reason_of, word
 from dicom_node.web.authentication import API, principal_of
 from dicom_node.web.dicomweb.errors import BadRequest
+from dicom_node.web.in_use import in_use
 from storage import ambiguities, index, peer_state, release_watch, releases
 from storage.feedback import RESULT, Word
 from storage.jobs import JobQueue, JobState
@@ -179,16 +177,7 @@ class _Api:
         return overview(self._node.config, self._database, request.path_params["release"])
 
     def _in_use(self) -> Config:
-        """The configuration with the rules that the running node took last; this role read the file when it started."""
-        started = self._node.config
-        state = running_state(started.runtime_dir)
-        if state is None:
-            return started
-        try:
-            taken = parse((started.runtime_dir / COPY).read_text(encoding="utf-8"), where=Path(state.file))
-        except (OSError, UnicodeError, ConfigurationError):
-            return started
-        return started.model_copy(update={"rule": taken.rule})
+        return in_use(self._node.config)
 
 
 def _decided(request: Request) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from dicom_node.viewer.installation import installed
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource
 from dicom_node.web.dicomweb.resources import checked_uid
+from dicom_node.web.in_use import in_use
 from dicom_node.web.page_route import PageRoute
 from dicom_node.web.pages import study_view
 from dicom_node.web.pages.forms import back, fields, reason_in
@@ -171,7 +172,7 @@ class _Room:
         word = Word(
             verdict=verdict, corrected=str(form.get("corrected", "")) or None if corrects else None,
             corrected_uid=str(form.get("corrected_uid", "")) or None if corrects else None,
-            code=str(form.get("code", "")) if verdict != "accept" else "", reason=str(form.get("reason", "")).replace("\r\n", "\n"),
+            code=str(form.get("code", "")) if verdict != "accept" else "", reason=str(form.get("reason", "")),
         )  # fmt: skip
         if word.code and word.code not in REASONS:
             raise BadRequest("there is no such reason")
@@ -183,7 +184,7 @@ class _Room:
         return f"run-{run}"
 
     def rerun(self, request: Request, uid: str, form: Any) -> str:
-        actions.rerun_study(self._node.config, self._database, uid, **_decided(request, form))
+        actions.rerun_study(in_use(self._node.config), self._database, uid, **_decided(request, form))
         return "happened"
 
     def release(self, request: Request, uid: str, form: Any) -> str:
@@ -201,7 +202,7 @@ class _Room:
     def choose(self, request: Request, uid: str, form: Any) -> str:
         meant: dict[str, Any] = {name: str(form.get(name, "")) for name in ("rule", "model", "series", "input")}
         try:
-            actions.choose_series(self._node.config, self._database, uid, **meant, **_decided(request, form))
+            actions.choose_series(in_use(self._node.config), self._database, uid, **meant, **_decided(request, form))
         except NotFound as error:
             raise CommandFailed(str(error)) from None
         return "series"

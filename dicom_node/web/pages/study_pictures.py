@@ -29,7 +29,7 @@ from storage.errors import StorageError
 from storage.feedback import SEGMENTATIONS
 
 MOST_FRAMES: Final = 2000  # of a SEG that is looked through
-MOST_PLANES: Final = 6
+MOST_PLANES: Final = 4
 SIDE: Final = 640
 REMEMBERED: Final = 64  # pictures, and as many plans
 QUALITY: Final = 88
@@ -183,11 +183,11 @@ def _first(holders: Iterable[Dataset], name: str) -> Any:
 def _largest(planes: Sequence[Plane], size: Any) -> tuple[Plane, ...]:
     """For each segment the image in which it is largest, then the next largest ones; in the order of the images."""
     sizes = {frame: size(frame) for plane in planes for frame, _ in plane.frames}
-    best: dict[int, tuple[int, int]] = {}
+    best: dict[int, tuple[int, int, int]] = {}  # size, how near the middle, place
     for index, plane in enumerate(planes):
         for frame, segment in plane.frames:
-            best[segment] = max(best.get(segment, (-1, 0)), (sizes[frame], index))
-    chosen = dict.fromkeys(index for _, index in sorted(best.values(), reverse=True))
+            best[segment] = max(best.get(segment, (-1, 0, 0)), (sizes[frame], -abs(2 * index - len(planes) + 1), index))
+    chosen = dict.fromkeys(index for _, _, index in sorted(best.values(), reverse=True))
     total = max(len(planes), 1)
     for share in (0.5, 0.35, 0.65):  # beside them the middle and what lies around it
         if len(chosen) < min(3, total):

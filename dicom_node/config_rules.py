@@ -134,6 +134,8 @@ class Rule(Table):
     run, after, deliver, series, late
         Models, and where their results go. ``after``: models whose runs on the study have to be completed first. ``series``: "one" (several
         that fit equally well are ambiguous, and none is run) or "all".
+    perform
+        "outside": the runs are left to whoever claims their workitems; what the performer stores here and lists is the result.
     forward
         Where the originals go.
     priority, tags, hold, ignore
@@ -155,6 +157,7 @@ class Rule(Table):
     hold: Text | None = None
     ignore: Text | None = None
     series: Literal["one", "all"] = "one"
+    perform: Literal["here", "outside"] = "here"
     late: Literal["rerun", "ignore", "flag"] | None = None
 
     @model_validator(mode="after")
@@ -166,6 +169,8 @@ class Rule(Table):
             raise ValueError("it does nothing: give at least one of run, forward, tags, hold, priority, ignore")
         if self.after and not self.run:
             raise ValueError("after says what the models of run wait for: it goes with run")
+        if self.perform == "outside" and not self.run:
+            raise ValueError("perform says who performs the models of run: it goes with run")
         if self.deliver and not self.run:
             raise ValueError("deliver says where the results of run go; to send the originals, use forward")
         return self

@@ -115,9 +115,8 @@ def _go_on(connection: Connection, queue: JobQueue, pk: int, segments: Segments,
     if before is not None:
         _end(connection, pk, "CANCELED", f"this very input was given to run {before}", now)
         return
-    job = JobSpec(
-        kind="infer", queue="infer", dedupe_key=f"infer:{key}", payload={"run_pk": pk, "run_key": key}, study_uid=me.study_uid, **work
-    )
+    queue_name, payload = "outside" if me.device == "outside" else "infer", {"run_pk": pk, "run_key": key}
+    job = JobSpec(kind="infer", queue=queue_name, dedupe_key=f"infer:{key}", payload=payload, study_uid=me.study_uid, **work)
     values = {"input_set": [list(pair) for pair in pairs], "parameters": parameters, "run_key": key, "reason": None}
     connection.execute(update(run).where(run.c.pk == pk).values(**values, job_pk=queue.enqueue(connection, job)))
 

@@ -276,6 +276,24 @@ class JobQueue:
             self._event(transaction, pk, JobState.CANCELED, why)
         return True
 
+    def hand_out(self, connection: Connection, pk: int, performer: str) -> bool:
+        """Give a waiting job to somebody who is no worker of ours, for as long as it takes; False where it waits no more."""
+        values = {"state": JobState.IN_PROGRESS.value, "attempts": job.c.attempts + 1, "worker": performer, "updated_at": self._clock()}
+        statement = update(job).where(job.c.pk == pk, job.c.state == JobState.SCHEDULED.value)
+        if connection.execute(statement.values(**values, lease_until=None, transaction_uid=None)).rowcount != 1:
+            return False
+        self._event(connection, pk, JobState.IN_PROGRESS, "handed out", performer)
+        return True
+
+    def take_back(self, connection: Connection, pk: int, state: JobState, detail: str) -> None:
+        """End a job that was handed out."""
+        now = self._clock()
+        held = and_(job.c.pk == pk, job.c.state == JobState.IN_PROGRESS.value, job.c.transaction_uid.is_(None))
+        error = None if state is JobState.COMPLETED else detail
+        values = {"state": state.value, "error": error, "finished_at": now, "updated_at": now}
+        if connection.execute(update(job).where(held).values(**values)).rowcount == 1:
+            self._event(connection, pk, state, detail)
+
     def hasten(self, connection: Connection, pk: int) -> None:
         """Make a waiting job due now: what it waits for has come."""
         now = self._clock()

@@ -43,6 +43,7 @@ class RunSpec:
     run_key: str = ""  # left empty: derived from the above
     salt: str = ""  # tells a run that a person asked for from those of the same input before it
     release_pk: int | None = None
+    outside: bool = False  # left to outside performers: no worker of ours takes it
     after: Sequence[tuple[str, str]] = ()  # (input, model): whose segments that input is; without input the order alone counts
     shadow: bool = False  # it looks on: the same input may be run again by the same release, once that is deployed
 
@@ -102,10 +103,12 @@ def create_run(
         "predecessor_pk": spec.predecessor_pk,
         "release_pk": spec.release_pk,
         "shadow": spec.shadow,
+        "device": "outside" if spec.outside else None,
         "created_at": at,
     }
     pk: int | None = connection.scalar(insert_new(connection, run).values(**values).returning(run.c.pk))
     if pk is not None and queue is not None:
+        job_queue = "outside" if spec.outside else job_queue
         work = JobSpec(
             kind="infer", queue=job_queue, dedupe_key=f"infer:{spec.key}", payload={"run_pk": pk, "run_key": spec.key},
             study_uid=spec.study_uid, priority=priority, max_attempts=max_attempts,

@@ -18,7 +18,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Executable, Row, and_, bindparam, delete, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from storage import runs, workitem_events, workitem_values
+from storage import outside, runs, workitem_events, workitem_values
 from storage.errors import WorkitemRefused
 from storage.headers import is_uid
 from storage.jobs import JobQueue
@@ -157,8 +157,12 @@ def get(connection: Connection, uid: str, *, lock: bool = False) -> Workitem:
     return Workitem.of(row)
 
 
-def change_state(connection: Connection, uid: str, state: str, transaction_uid: str, *, by: str, now: float) -> int:
+def change_state(
+    connection: Connection, uid: str, state: str, transaction_uid: str, *, by: str, now: float, queue: JobQueue | None = None
+) -> int:
     """Claim, complete or cancel a workitem; 0, or B304 or B306 where it is so already (PS3.4 table CC.1.1-2).
+
+    With ``queue``, one of a run of this node that waits may be claimed too: the run is then its performer's.
 
     Raises
     ------
@@ -172,26 +176,31 @@ def change_state(connection: Connection, uid: str, state: str, transaction_uid: 
         raise WorkitemRefused(workitem_values.INVALID_ATTRIBUTE_VALUE, "Procedure Step State is none of the four") from None
     if wanted is State.SCHEDULED:
         raise WorkitemRefused(ONLY_CREATED_SCHEDULED, "a workitem becomes SCHEDULED only by being created")
-    if item.run_pk is not None and not item.state.final:
+    if item.run_pk is not None and not item.state.final and queue is None:
         raise WorkitemRefused(workitem_values.NOT_AUTHORIZED, "this workitem is performed by the node itself")
     if not is_uid(transaction_uid):
         raise WorkitemRefused(WRONG_TRANSACTION, "the Transaction UID is missing")
     if wanted is State.IN_PROGRESS:
-        _claim(connection, item, transaction_uid, by, now)
+        _claim(connection, item, transaction_uid, by, now, queue)
         return 0
-    return _finish(connection, item, wanted, transaction_uid, by, now)
+    return _finish(connection, item, wanted, transaction_uid, by, now, queue)
 
 
-def _claim(connection: Connection, item: Workitem, transaction_uid: str, by: str, now: float) -> None:
+def _claim(connection: Connection, item: Workitem, transaction_uid: str, by: str, now: float, queue: JobQueue | None) -> None:
     if item.state.final:
         raise WorkitemRefused(NO_LONGER_UPDATED, f"the workitem is {item.state}, and stays so")
+    ours = item.state is State.SCHEDULED and item.run_pk is not None and queue is not None
+    if ours and not outside.claim(connection, queue, item.run_pk, by, now=now):  # type: ignore[arg-type]
+        raise WorkitemRefused(ALREADY_IN_PROGRESS, "the run has begun here, or has ended, or waits for another one")
     if item.state is State.IN_PROGRESS or not _move(
         connection, item, State.IN_PROGRESS, actor=by, now=now, transaction_uid=transaction_uid, performer=by
     ):
         raise WorkitemRefused(ALREADY_IN_PROGRESS, "the workitem is IN PROGRESS already")
 
 
-def _finish(connection: Connection, item: Workitem, wanted: State, transaction_uid: str, by: str, now: float) -> int:
+def _finish(
+    connection: Connection, item: Workitem, wanted: State, transaction_uid: str, by: str, now: float, queue: JobQueue | None
+) -> int:
     if item.state is State.SCHEDULED:
         raise WorkitemRefused(NOT_IN_PROGRESS, "the workitem is not IN PROGRESS yet")
     if item.transaction_uid is not None and item.transaction_uid != transaction_uid:
@@ -205,6 +214,10 @@ def _finish(connection: Connection, item: Workitem, wanted: State, transaction_u
         workitem_values.check_completed(dataset)
     else:
         dataset = canceled(dataset, {}, now)
+    if item.run_pk is not None and queue is not None:
+        end = outside.complete if wanted is State.COMPLETED else outside.cancel
+        if not end(connection, queue, item.run_pk, dataset, by, now=now):
+            raise WorkitemRefused(NO_LONGER_UPDATED, "the run has ended meanwhile")
     _move(connection, item, wanted, actor=by, now=now, dataset=dataset)
     return 0
 
@@ -237,8 +250,8 @@ def change(connection: Connection, uid: str, changes: Mapping[str, Any], transac
     """
     item = get(connection, uid, lock=True)
     given = transaction_uid or text(changes, workitem_values.TRANSACTION)
-    if item.run_pk is not None:
-        raise WorkitemRefused(workitem_values.NOT_AUTHORIZED, "this workitem is performed by the node itself")
+    if item.run_pk is not None and item.state is State.SCHEDULED:
+        raise WorkitemRefused(workitem_values.NOT_AUTHORIZED, "this workitem is the node's own until somebody claims it")
     if item.state is State.SCHEDULED and given:
         raise WorkitemRefused(NOT_IN_PROGRESS, "the workitem is not IN PROGRESS yet, and has no Transaction UID")
     if item.state is not State.SCHEDULED and given != item.transaction_uid:

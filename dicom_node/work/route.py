@@ -232,6 +232,7 @@ class RouteHandler(NodeHandler):
                 salt=again.salt if again else "",
                 after=(*bundle.dicom.predecessors, *(("", model) for model in outcome.rule.after)),
                 release_pk=outcome.chosen.release_pk,
+                outside=outcome.rule.perform == "outside" and not outcome.shadow,
                 shadow=outcome.shadow,
             )
             for group in outcome.selection.groups

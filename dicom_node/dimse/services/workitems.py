@@ -211,7 +211,7 @@ class WorkitemService:
         state, lock = text(request.dataset, values.STATE), text(request.dataset, values.TRANSACTION)
         durable = state != workitems.State.IN_PROGRESS  # a claim that a power cut takes back is claimed again
         with self._database.begin(durable=durable) as connection:
-            status = workitems.change_state(connection, request.uid, state, lock, by=request.by, now=self._clock())
+            status = workitems.change_state(connection, request.uid, state, lock, by=request.by, now=self._clock(), queue=self._queue)
         log.info("workitem.state", workitem=request.uid, state=state, by=request.by)
         self._ring()
         return _Answer(status, f"the workitem is {state} already" if status else "")

@@ -104,10 +104,12 @@ class _Worklist:
     async def change_state(self, request: Request) -> Response:
         uid, dataset = _uid(request), await dataset_of(request, self._stall)
         state, lock = text(dataset, values.STATE), _transaction(request, dataset)
-        by, now = principal_of(request).name, self._node.clock()
+        by, now, queue = principal_of(request).name, self._node.clock(), self._node.queue()
         # As with the node's own jobs, a claim that a power cut takes back is claimed again; what was completed stays so.
         durable = state != workitems.State.IN_PROGRESS
-        status = await self._write(lambda connection: workitems.change_state(connection, uid, state, lock, by=by, now=now), durable=durable)
+        status = await self._write(
+            lambda connection: workitems.change_state(connection, uid, state, lock, by=by, now=now, queue=queue), durable=durable
+        )
         log.info("workitem.state", workitem=uid, state=state, by=by)
         return _done(request, 200, status)
 

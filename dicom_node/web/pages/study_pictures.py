@@ -27,6 +27,7 @@ from dicom_node.web.dicomweb.rendering_parameters import Rendering
 from storage.archive import Archive, StoredInstance
 from storage.errors import StorageError
 from storage.feedback import SEGMENTATIONS
+from storage.header_json import UNREADABLE
 
 MOST_FRAMES: Final = 2000  # of a SEG that is looked through
 MOST_PLANES: Final = 4
@@ -71,7 +72,7 @@ class KeyImages:
                 stored = self._archive.open_instance(uid)
                 if stored.sop_class_uid in SEGMENTATIONS and not stored.damaged:
                     return self._plan(stored)
-            except (StorageError, WebError, OSError):
+            except (StorageError, WebError, *UNREADABLE):
                 continue  # it was deleted, or another program's tools made it in a way that cannot be shown
         return None
 
@@ -188,8 +189,7 @@ def _largest(planes: Sequence[Plane], size: Any) -> tuple[Plane, ...]:
         for frame, segment in plane.frames:
             best[segment] = max(best.get(segment, (-1, 0, 0)), (sizes[frame], -abs(2 * index - len(planes) + 1), index))
     chosen = dict.fromkeys(index for _, _, index in sorted(best.values(), reverse=True))
-    total = max(len(planes), 1)
     for share in (0.5, 0.35, 0.65):  # beside them the middle and what lies around it
-        if len(chosen) < min(3, total):
-            chosen.setdefault(int(total * share))
+        if len(chosen) < min(3, len(planes)):
+            chosen.setdefault(int(len(planes) * share))
     return tuple(planes[index] for index in sorted(list(chosen)[:MOST_PLANES]))

@@ -3,6 +3,7 @@ both themes, a phone; nothing that axe objects to, nothing that the policy refus
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from dicom_node.accounts import hashed
 from storage import accounts
 from storage.visibility import Limits
-from tests.node import PLAIN, StepNode, bright_series, peer, rule, running, send, settings, uid_of
+from tests.node import PLAIN, StepNode, bright_series, command, peer, rule, running, send, settings, uid_of
 from tests.npm import package
 from tests.tiny_bundle import tiny_bundle
 from tests.webserver import WebNode, serving
@@ -96,7 +97,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             browser.close()
 
 
-def test_a_finding_rises_by_itself_is_looked_at_and_rejected(site: Site) -> None:
+def test_a_finding_rises_by_itself_is_rejected_and_becomes_a_label(site: Site, tmp_path: Path) -> None:
     site.receive("Doe^Jane", 1)
     page = site.signed_in()
     expect(page.locator("[data-live]")).to_have_attribute("data-state", "on")
@@ -108,7 +109,23 @@ def test_a_finding_rises_by_itself_is_looked_at_and_rejected(site: Site) -> None
     expect(first.locator(".c-urgency")).to_contain_text("critical")
     expect(first.locator(".c-deliveries")).to_contain_text("failed")
     page.screenshot(path=SCREENSHOTS / "worklist.png")
+    first.locator("a.open").click()
+    expect(page.locator("h1")).to_contain_text("王")
+    page.screenshot(path=SCREENSHOTS / "study.png")
+    page.locator(".judge details.popup summary").last.click()
+    opened = page.locator(".judge details.popup[open]")
+    opened.locator("select[name=code]").select_option("wrong_value")
+    opened.locator("textarea").fill("far too small")
+    opened.get_by_role("button", name="Reject").click()
+    expect(page.locator(".word")).to_contain_text("far too small")
     assert page.evaluate("window.noted") == []
+    out = tmp_path / "export"
+    query = "PatientID=P2&Modality=MR&task=segmentation&classes=Bright"
+    done = command(site.web.node.config, "data", "export", "--query", query, "--feedback", "reject", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    (row,) = list(csv.DictReader((out / "feedback.csv").read_text().splitlines()))
+    assert (row["finding"], row["verdict"], row["reason"]) == ("measurement:Bright:Volume", "reject", "wrong_value")
+    assert "P2" not in (out / "manifest.jsonl").read_text()
 
 
 def test_it_is_searched_and_walked_from_the_keyboard(site: Site) -> None:

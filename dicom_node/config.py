@@ -250,7 +250,8 @@ class Peer(Table):
     ``max_frames``: of an object with frames; more are split over several objects. ``transfer_syntaxes``: in which results are sent, the
     first that the peer takes and that changes nothing but the encoding; else as they are archived.
     ``suffices``: the kinds that are enough where it refuses the others for good.
-    ``negative_reports``: send an SR also when a model did not apply or failed."""
+    ``negative_reports``: send an SR also when a model did not apply or failed.
+    ``priors``: it is asked for earlier studies that models compare with (C-FIND), and has them sent to us (C-MOVE)."""
 
     name: Name
     ae_title: AeTitle
@@ -268,6 +269,7 @@ class Peer(Table):
     transfer_syntaxes: tuple[Syntax, ...] = ()
     suffices: tuple[Kind, ...] = ("SR",)
     negative_reports: bool = False
+    priors: bool = False
     tls: bool = False
     tls_ca: Path | None = None
 

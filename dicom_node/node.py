@@ -337,9 +337,10 @@ def build_io_workers(node: Node, rules: Callable[[], tuple[Rule, ...]] | None = 
     moment; else those of the configuration."""
     from dicom_node.work.commit import CommitHandler
     from dicom_node.work.deliver import DeliverHandler
+    from dicom_node.work.prior import PriorHandler
     from dicom_node.work.route import RouteHandler
     from dicom_node.work.worker import Worker
-    from storage import commitments
+    from storage import commitments, priors
     from storage.deliveries import queue_of
 
     config = node.config
@@ -357,6 +358,9 @@ def build_io_workers(node: Node, rules: Callable[[], tuple[Rule, ...]] | None = 
             bell = nudge.Doorbell(config.runtime_dir, f"commit-{peer.name}")
             name = f"{node.process}/{peer.name}-commitment"
             workers.append(Worker(queue, [commitments.queue_of(peer.name)], {"commit": commit}, name=name, bell=bell))
+    prior = PriorHandler(config, node.database, node.archive, queue, clock=node.clock, ring=node.ring)
+    bell = nudge.Doorbell(config.runtime_dir, priors.QUEUE)
+    workers.append(Worker(queue, [priors.QUEUE], {priors.KIND: prior}, name=f"{node.process}/prior", bell=bell))
     if config.scheduled_evaluation:
         from dicom_node.releases.scheduled import QUEUE, EvaluateHandler
 

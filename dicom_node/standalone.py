@@ -79,6 +79,8 @@ def choose_series(bundle: Bundle, folder: Path) -> tuple[str, list[tuple[Path, D
 
 def _chosen(bundle: Bundle, folder: Path) -> tuple[dict[str, list[tuple[Path, Dataset]]], dict[str, str]]:
     """The series of a folder with their files, and which of them is which input."""
+    if bundle.dicom.prior is not None and bundle.dicom.prior.required:
+        raise CommandFailed(f"{bundle.name} needs an earlier study: it runs on a node")
     if bundle.dicom.predecessors:
         names = ", ".join(model for _, model in bundle.dicom.predecessors)
         raise CommandFailed(f"{bundle.name} takes what {names} finds: it runs on a node, by a rule that runs both")

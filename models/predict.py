@@ -30,7 +30,7 @@ from models.findings import Prediction, Timings
 from models.ladder import Configured, Memory, Rung, rungs
 from models.networks import Stopwatch, TimedNetwork, load_state
 from models.output import identity_of, read_output
-from models.reader import PLACEHOLDER, Axes, VolumeReader
+from models.reader import PLACEHOLDER, Axes, Stack, VolumeReader
 from models.spec import WeightSpec
 from models.stack import check_input, read_inputs
 from models.volume import ImageFile, Volume
@@ -184,10 +184,12 @@ class _Stages:
 
     def preprocess(self, volume: Volume) -> dict[str, Any]:
         self.reader.volume = volume
+        self.reader.others = volume.priors if isinstance(volume, Stack) else {}
         try:
-            data: dict[str, Any] = self.preprocessing({self.image: PLACEHOLDER})
+            named = {name: f"{PLACEHOLDER}:{name}" for name in self.reader.others}
+            data: dict[str, Any] = self.preprocessing({self.image: PLACEHOLDER, **named})
         finally:
-            self.reader.volume = None
+            self.reader.volume, self.reader.others = None, {}
         return data
 
     def infer_somehow(self, data: dict[str, Any]) -> Rung:

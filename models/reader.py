@@ -6,7 +6,7 @@ every option that a bundle gives to LoadImaged (dtype, channel, keys) keeps its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -56,10 +56,12 @@ class ColourVolume(Volume):
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Stack(Volume):
     """Several volumes on the grid of the first; ``channels`` is (inputs, slices, rows, columns), float32. ``others``: each further volume
-    as it was read, on its own grid; None for an optional one that is missing."""
+    as it was read, on its own grid; None for an optional one that is missing. ``priors``: by input, volumes of an earlier study, which are
+    no channels."""
 
     channels: NDArray[Any]
     others: tuple[Volume | None, ...]
+    priors: Mapping[str, Volume]
 
 
 class VolumeReader(ImageReader):
@@ -69,6 +71,7 @@ class VolumeReader(ImageReader):
         super().__init__()
         self.axes = axes
         self.volume: Volume | None = None
+        self.others: Mapping[str, Volume] = {}
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         return True
@@ -76,7 +79,8 @@ class VolumeReader(ImageReader):
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> Volume:
         if self.volume is None:
             raise RuntimeError("no volume is being predicted")
-        return self.volume
+        name = str(data[0] if isinstance(data, list | tuple) else data)
+        return self.others.get(name.rpartition(":")[2], self.volume)
 
     def get_data(self, img: Volume) -> tuple[NDArray[Any], dict[str, Any]]:
         array, affine = self.axes.array(img), self.axes.affine(img)

@@ -8,6 +8,7 @@ valid one. The keys are the fields below, table by table:
     [series]           SeriesSpec        matching syntax of PS3.4 C.2.2.2 (wildcard, range, list)
     [geometry]         GeometrySpec
     [[input]]          InputSpec         of a model that takes several series, instead of [series]
+    [prior]            PriorSpec         of a model that compares with an earlier study
     [run]              RunSpec
     [output]           OutputSpec
     [[weights]]        WeightSpec        one per weight file
@@ -113,11 +114,28 @@ class GridSpec(Table):
     max_angle: Annotated[float, Field(gt=0, le=90)] = 90.0
 
 
+class PriorSpec(Table):
+    """Which earlier study of the patient the inputs with ``prior = true`` come from: the newest one not older than ``max_age`` days.
+
+    ``description``: matched with its Study Description, with wildcards. ``max_instances``: larger ones are not taken. ``required``: without
+    one the model does not apply; else those inputs are zero. ``deadline``: seconds for what has to be fetched.
+    """
+
+    modality: Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,16}$")] | None = None
+    description: str = ""
+    max_age: Annotated[int, Field(ge=1, le=36500)] = 3650
+    max_instances: Annotated[int, Field(ge=1)] = 2000
+    required: bool = False
+    deadline: Annotated[float, Field(gt=0)] = 600.0
+
+
 class InputSpec(SeriesSpec):
     """One of several inputs, each a series: one channel each, in the order of the tables. Results are on the grid of the first.
 
     ``geometry``: its own limits instead of [geometry]; ``optional``: where no series fits, its channel is zero. ``segments_of``: no series
     but what that model found in the first input, as the number of the segment at each voxel, or 1 for the one of label ``segment``.
+    ``prior``: a series of an earlier study ([prior]), which is no channel: it stays on its own grid, under its name in the data of the
+    preprocessing.
     """
 
     name: Name
@@ -126,6 +144,7 @@ class InputSpec(SeriesSpec):
     optional: bool = False
     segments_of: Name | None = None
     segment: str = ""
+    prior: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> InputSpec:
@@ -295,6 +314,7 @@ class DicomSpec(Table):
     series: SeriesSpec = SeriesSpec()
     geometry: GeometrySpec = GeometrySpec()
     input: tuple[InputSpec, ...] = ()
+    prior: PriorSpec | None = None
     run: RunSpec = RunSpec()
     output: OutputSpec = OutputSpec()
     weights: tuple[WeightSpec, ...] = ()
@@ -313,7 +333,12 @@ class DicomSpec(Table):
     @property
     def image_inputs(self) -> tuple[InputSpec, ...]:
         """The inputs that are series."""
-        return tuple(each for each in self.inputs if each.segments_of is None)
+        return tuple(each for each in self.inputs if each.segments_of is None and not each.prior)
+
+    @property
+    def prior_inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs that are series of an earlier study."""
+        return tuple(each for each in self.inputs if each.prior)
 
     @property
     def predecessors(self) -> tuple[tuple[str, str], ...]:
@@ -326,6 +351,8 @@ class DicomSpec(Table):
 
     @model_validator(mode="after")
     def _inputs_go_together(self) -> DicomSpec:
+        if (self.prior is not None) != any(each.prior for each in self.input):
+            raise ValueError("[prior] and an [[input]] with prior = true belong together")
         if not self.input:
             return self
         if "series" in self.model_fields_set:
@@ -333,7 +360,10 @@ class DicomSpec(Table):
         names = [each.name for each in self.input]
         if len(set(names)) < len(names):
             raise ValueError("two inputs have the same name")
-        if self.input[0].optional or self.input[0].segments_of:
+        asks = any(each.prior for each in self.input)
+        if asks and any(each.segments_of for each in self.input):
+            raise ValueError("a model takes an earlier study or another model's segments, not both")
+        if self.input[0].optional or self.input[0].segments_of or self.input[0].prior:
             raise ValueError("the first input is a series and cannot be optional: results are on its grid")
         if any(each.segments_of == self.model.name for each in self.input):
             raise ValueError("the model takes its own segments as an input: it would wait for itself")

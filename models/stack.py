@@ -44,7 +44,8 @@ def read_inputs(spec: DicomSpec, files: Sequence[Sequence[ImageFile]]) -> Volume
     first = _read(spec, spec.inputs[0], files[0], None)
     assert first is not None
     volumes = [first, *(_read(spec, each, images, first) for each, images in zip(spec.inputs[1:], files[1:], strict=True))]
-    others = [on_grid(first, volume, each) for each, volume in zip(spec.inputs[1:], volumes[1:], strict=True)]
+    pairs = list(zip(spec.inputs[1:], volumes[1:], strict=True))
+    others = [on_grid(first, volume, each) for each, volume in pairs if not each.prior]
     return Stack(
         first.array,
         first.affine_lps,
@@ -52,7 +53,13 @@ def read_inputs(spec: DicomSpec, files: Sequence[Sequence[ImageFile]]) -> Volume
         first.frames,
         channels=np.stack([first.array.astype(np.float32), *others]),
         others=tuple(volumes[1:]),
+        priors={each.name: volume if volume is not None else _nothing(first) for each, volume in pairs if each.prior},
     )
+
+
+def _nothing(first: Volume) -> Volume:
+    """What stands for an earlier study that there is not: zeros where the first input is."""
+    return Volume(np.zeros_like(first.array), first.affine_lps, first.headers, first.frames)
 
 
 def check_input(spec: DicomSpec, volume: Volume) -> None:
@@ -63,7 +70,7 @@ def check_input(spec: DicomSpec, volume: Volume) -> None:
 
 
 def _read(spec: DicomSpec, each: InputSpec, images: Sequence[ImageFile], first: Volume | None) -> Volume | None:
-    if not images and each.optional:
+    if not images and (each.optional or (spec.prior is not None and each.prior and not spec.prior.required)):
         return None
     limits = spec.limits_of(each.name)
     try:

@@ -14,12 +14,11 @@ from sqlalchemy import Connection, select, update
 
 from storage.jobs import JobQueue, JobSpec
 from storage.records import RunRecord
-from storage.runs import RunSpec, run_key
+from storage.runs import INPUTS, RunSpec, run_key
 from storage.schema import instance, run, run_wait, series
 from storage.statements import is_one_of
 
 Segments = Callable[[str], Sequence[str]]  # run key > the SOP Instance UIDs under which its segments may be, best first
-INPUTS = "inputs"  # among a run's parameters: input > Series Instance UID
 _FINAL = ("COMPLETED", "NOT_APPLICABLE", "FAILED", "CANCELED")
 
 

@@ -136,9 +136,13 @@ def input_set(connection: Connection, study_uid: str, series_uids: Sequence[str]
 
 
 def deleted_inputs(connection: Connection, study_uid: str, sop_uids: Iterable[str]) -> set[str]:
-    """Tell which of a run's input instances the study does not hold any more."""
+    """Tell which of a run's input instances neither its study nor, of an earlier one, the archive holds any more."""
     query = select(instance.c.sop_uid).join(study, study.c.pk == instance.c.study_pk).where(study.c.study_uid == study_uid)
-    return set(sop_uids).difference(connection.scalars(query))
+    elsewhere = sorted(set(sop_uids).difference(connection.scalars(query)))
+    here: set[str] = set()
+    for start in range(0, len(elsewhere), 500):
+        here.update(connection.scalars(select(instance.c.sop_uid).where(instance.c.sop_uid.in_(elsewhere[start : start + 500]))))
+    return set(elsewhere) - here
 
 
 def find_uid(connection: Connection, uid: str) -> tuple[str, str] | None:

@@ -23,6 +23,7 @@ from storage.schema import emitted, instance, job, run, selection, study
 from storage.statements import insert_new, is_one_of
 
 WAITING = ("SCHEDULED", "IN_PROGRESS")
+INPUTS = "inputs"  # among the parameters of a run of a model of several inputs: input > Series Instance UID
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class RunSpec:
     salt: str = ""  # tells a run that a person asked for from those of the same input before it
     release_pk: int | None = None
     outside: bool = False  # left to outside performers: no worker of ours takes it
+    asks_prior: bool = False  # it waits until an earlier study was looked for
     after: Sequence[tuple[str, str]] = ()  # (input, model): whose segments that input is; without input the order alone counts
     shadow: bool = False  # it looks on: the same input may be run again by the same release, once that is deployed
 

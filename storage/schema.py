@@ -28,6 +28,7 @@ from storage.schema_ambiguities import ambiguity
 from storage.schema_base import Big, Bytewise, metadata, pk_column
 from storage.schema_chains import run_wait
 from storage.schema_feedback import feedback
+from storage.schema_priors import prior_study
 from storage.schema_workitem_reporters import workitem_reporter
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
 from storage.schema_worklist import worklist, worklist_change, worklist_event
@@ -59,6 +60,7 @@ __all__ = [
     "metadata",
     "model_release",
     "patient",
+    "prior_study",
     "quarantine",
     "release_evaluation",
     "release_event",

@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     jobs = group(commands, "job", "queued work: list, show, retry, cancel")
     listing = command(jobs, "list", "list jobs, newest first", example="dicom-node job list --state FAILED")
     listing.add_argument("--state", choices=STATES)
-    listing.add_argument("--kind", choices=["route", "infer", "deliver", "commit"])
+    listing.add_argument("--kind", choices=["route", "infer", "deliver", "commit", "prior"])
     listing.add_argument("--study", metavar="UID")
     listing.add_argument("--limit", type=int, default=50)
     with_json(listing)

@@ -57,7 +57,7 @@ def in_order(specs: Sequence[RunSpec]) -> list[RunSpec]:
 def resolve_waits(connection: Connection, spec: RunSpec) -> tuple[RunSpec, Waits] | str:
     """Find the runs that a run waits for. What is there already joins its input set; a sentence says why it can never run."""
     waits: list[tuple[str, RunRecord]] = []
-    pairs, chosen = list(spec.input_set), dict(spec.parameters.get(chains.INPUTS, {}))
+    pairs, chosen = list(spec.input_set), dict(spec.parameters.get(runs.INPUTS, {}))
     for name, model in spec.after:
         first = _run_of(connection, spec, model, of_series=bool(name))
         if first is None:
@@ -75,7 +75,7 @@ def resolve_waits(connection: Connection, spec: RunSpec) -> tuple[RunSpec, Waits
             chosen.update({name: made[0]} if name else {})
     if waits:
         return replace(spec, run_key=chains.provisional_key(spec, [first for _, first in waits])), waits
-    parameters = {**spec.parameters, **({chains.INPUTS: chosen} if chosen else {})}
+    parameters = {**spec.parameters, **({runs.INPUTS: chosen} if chosen else {})}
     return replace(spec, input_set=pairs, parameters=parameters), ()
 
 

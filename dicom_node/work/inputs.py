@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from dicom_node.results.context import FurtherInput, ResultContext
 from dicom_node.work.inference import FilePart
 from models.bundle import Bundle
-from storage.chains import INPUTS
 from storage.records import RunRecord
+from storage.runs import INPUTS
 
 if TYPE_CHECKING:
     from models.volume import Volume

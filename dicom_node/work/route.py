@@ -23,7 +23,7 @@ from dicom_node.routing.selection import Verdict
 from dicom_node.work.chaining import Waits, depending, in_order, resolve_waits
 from dicom_node.work.handler import NodeHandler
 from dicom_node.work.inputs import with_inputs
-from storage import ambiguities, audit, chains, deliveries, index, runs
+from storage import ambiguities, audit, chains, deliveries, index, priors, runs
 from storage.ambiguities import Candidate
 from storage.archive import Archive
 from storage.completion import hold_revision
@@ -79,6 +79,9 @@ class RouteHandler(NodeHandler):
             self._finish(job, "the study is gone" if study is None else f"the study has moved on to revision {study.revision}")
             return
         again = Again(**job.payload["again"]) if "again" in job.payload else None
+        if again is None and self._only_a_prior(study_uid):
+            self._finish(job, "fetched to be compared with: no rule is asked")
+            return
         plan = self._plan(study_uid, again)
         if plan is None:
             self._finish(job, "the study is gone")
@@ -96,8 +99,12 @@ class RouteHandler(NodeHandler):
                 self._queue.fail(job, broken, connection=connection)
             else:
                 self._queue.complete(connection, job, _summary(made, sent, held))
-        for bell in [*(["infer"] if made else []), *(f"deliver-{peer}" for peer in sent)]:
+        for bell in [*(["infer", priors.QUEUE] if made else []), *(f"deliver-{peer}" for peer in sent)]:
             self._ring(bell)
+
+    def _only_a_prior(self, study_uid: str) -> bool:
+        with self._database.read() as connection:
+            return priors.only_a_prior(connection, study_uid)
 
     def _finish(self, job: ClaimedJob, detail: str) -> None:
         with self._database.begin() as connection:
@@ -230,6 +237,7 @@ class RouteHandler(NodeHandler):
                 parameters=with_inputs(bundle, group),
                 deliver_to=() if outcome.shadow else outcome.rule.deliver,
                 salt=again.salt if again else "",
+                asks_prior=bundle.dicom.prior is not None,
                 after=(*bundle.dicom.predecessors, *(("", model) for model in outcome.rule.after)),
                 release_pk=outcome.chosen.release_pk,
                 outside=outcome.rule.perform == "outside" and not outcome.shadow,
@@ -246,6 +254,8 @@ class RouteHandler(NodeHandler):
             self._audit(connection, study, "run.not_needed", f"model {spec.bundle}: {chained}")
             return 0
         spec, waits = chained
+        if spec.asks_prior:
+            spec = replace(spec, run_key=priors.provisional_key(spec))
         if spec.shadow:
             return self._look_on(connection, study, spec, rule, now, waits)
         decision = self._asked_for(connection, spec, rule, again) if again else self._decide(connection, spec, rule)
@@ -264,10 +274,12 @@ class RouteHandler(NodeHandler):
 
     def _create(self, connection: Connection, spec: RunSpec, waits: Waits, priority: int, now: float) -> int | None:
         """Record a run, and queue it or let it wait for others."""
-        attempts, queue = self._config.executor.attempts, None if waits else self._queue
+        attempts, queue = self._config.executor.attempts, None if waits or spec.asks_prior else self._queue
         made = runs.create_run(connection, spec, queue=queue, priority=priority, max_attempts=attempts, now=now)
         if made is not None and waits:
             chains.wait(connection, made, waits, priority=priority, max_attempts=attempts)
+        if made is not None and spec.asks_prior:
+            priors.wait(connection, self._queue, made, spec.study_uid, priority=priority, max_attempts=attempts)
         return made
 
     def _look_on(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float, waits: Waits) -> int:

@@ -31,7 +31,7 @@ from storage.timeline import timeline
 
 STUDY_STATES: Final = ("RECEIVING", "COMPLETE")
 JOB_STATES: Final = tuple(state.value for state in JobState)
-JOB_KINDS: Final = ("route", "infer", "deliver", "commit")
+JOB_KINDS: Final = ("route", "infer", "deliver", "commit", "prior")
 FEW: Final = 50
 
 

@@ -1,0 +1,102 @@
+"""A model that compares with an earlier study, on a real node: the one that is here, or none, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node.work.prior import agree
+from storage.records import RunRecord
+from tests.node import StepNode, running, send, settings, uid_of
+from tests.priors import RULE, comparing_bundle, study
+
+
+def the_run(opened: StepNode, study_uid: str) -> RunRecord:
+    (run,) = [each.run for each in opened.story(study_uid).runs]
+    return run
+
+
+def voxels(run: RunRecord) -> list[int]:
+    assert run.state == "COMPLETED", run.reason
+    return [each["voxels"] for each in run.findings["segments"]]
+
+
+def told(opened: StepNode, study_uid: str) -> list[tuple[str, str]]:
+    return [(each.event, each.detail["reason"]) for each in opened.story(study_uid).audit if each.event.startswith("prior.")]
+
+
+def test_the_newest_earlier_study_that_is_here_is_used(tmp_path: Path) -> None:
+    comparing_bundle(tmp_path / "bundles")
+    older, then, now = study("20180101", bright=False), study("20230101"), study("20250102", bright=False)
+    with running(settings(tmp_path, more=RULE)) as opened:
+        for images in (older, then):
+            send(opened, images, tmp_path / "sent")
+            opened.work()
+        send(opened, now, tmp_path / "sent")
+        opened.complete()
+        assert opened.route.step()
+        assert the_run(opened, uid_of(now)).reason == "waits for a prior study"
+        opened.work()
+        run = the_run(opened, uid_of(now))
+        assert voxels(run) == [0, 18]
+        assert {uid for uid, _ in run.input_set} == {str(image.SOPInstanceUID) for image in (*now, *then)}
+        assert run.parameters["inputs"]["then"] == str(then[0].SeriesInstanceUID)
+        assert told(opened, uid_of(now)) == [("prior.used", f"study {uid_of(then)}, which is here")]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "more", "why"),
+    [
+        (None, "", "there is no earlier study"),
+        ({"date": "20100101"}, "max_age = 3650", "there is no earlier study"),
+        ({"date": "20260101"}, "", "there is no earlier study"),
+        ({"date": "20240101", "PatientBirthDate": "19800101"}, "", "another patient's by its birth date"),
+        ({"date": "20240101", "slices": 9}, "max_instances = 8", "has 9 images, and at most 8 are taken"),
+        ({"date": "20240101", "StudyDescription": "KNEE"}, 'description = "*brain*"', "none of 0 series fits|no received series"),
+    ],
+)
+def test_what_is_no_prior_is_said_and_not_used(tmp_path: Path, earlier: dict[str, Any] | None, more: str, why: str) -> None:
+    import re
+
+    comparing_bundle(tmp_path / "bundles", more=more)
+    now = study("20250102")
+    with running(settings(tmp_path, more=RULE)) as opened:
+        if earlier is not None:
+            send(opened, study(earlier["date"], **{name: value for name, value in earlier.items() if name != "date"}), tmp_path / "sent")
+            opened.complete()
+        send(opened, now, tmp_path / "sent")
+        opened.work()
+        run = the_run(opened, uid_of(now))
+        assert voxels(run) == [18, 0]
+        ((event, said),) = told(opened, uid_of(now))
+        assert event == "prior.missing"
+        assert re.search(why, said), said
+        assert run.parameters["prior"] == said
+
+
+def test_a_model_that_needs_one_does_not_apply_without(tmp_path: Path) -> None:
+    comparing_bundle(tmp_path / "bundles", more="required = true")
+    now = study("20250102")
+    with running(settings(tmp_path, more=RULE)) as opened:
+        send(opened, now, tmp_path / "sent")
+        opened.work()
+        run = the_run(opened, uid_of(now))
+    assert (run.state, run.reason) == ("NOT_APPLICABLE", "the model needs a prior study: there is no earlier study [no-prior]")
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ({}, True),
+        ({"PatientBirthDate": ""}, True),
+        ({"PatientBirthDate": "19500102"}, False),
+        ({"IssuerOfPatientID": "B"}, False),
+        ({"PatientID": "p1"}, False),
+        ({"PatientID": ""}, False),
+    ],
+)
+def test_who_is_the_same_patient(other: dict[str, str], same: bool) -> None:
+    mine = {"PatientID": "P1", "IssuerOfPatientID": "A", "PatientBirthDate": "19500101"}
+    assert agree(mine, {**mine, **other}) is same

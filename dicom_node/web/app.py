@@ -80,7 +80,7 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
         *delete.routes(node),
         *workitems.routes(node, writes),
         *subscriptions.routes(node),
-        *event_channel.routes(node, writes),
+        *event_channel.routes(node, writes, identities),
         *api_routes(node),
         *viewer.routes(node),
         *site.routes(),

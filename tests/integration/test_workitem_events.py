@@ -14,11 +14,13 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from dicom_node.accounts import hashed
 from dicom_node.web.channel import ChannelProtocol
 from dicom_node.web.dicomweb import event_channel
-from storage import workitem_events
+from storage import accounts, workitem_events, workitems
 from storage import workitem_values as values
 from storage.schema import audit
+from storage.visibility import Limits
 from storage.workitem_events import FILTERED, GLOBAL, WEB
 from storage.workitem_values import Json, element
 from tests.contract.test_workitems import PERFORMED, UID, dataset
@@ -28,6 +30,7 @@ from tests.node import command
 from tests.webserver import WebNode, configured, serving, web_node
 
 WATCHER = "WATCHER"
+PASSWORD = "correct horse battery"
 
 
 @pytest.fixture
@@ -266,6 +269,27 @@ def test_pages_of_elsewhere_and_names_that_lead_here_get_no_channel(web: WebNode
     assert refused(address.replace("/ws/", "/nothing/")) == 403
 
 
+def test_a_channel_ends_with_the_session_that_it_was_opened_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_channel, "LOOK_AGAIN", 0.05)
+    with web_node(tmp_path, web="sign_in = true") as web:
+        with web.node.database.begin() as connection:
+            ada = accounts.add(connection, "ada", hashed("x", PASSWORD), "operator", Limits(), actor="test")
+        address = f"ws://127.0.0.1:{web.port}/dicom-web/ws/subscribers/{WATCHER}"
+        assert refused(address) == 401
+        assert web.client.post(f"http://127.0.0.1:{web.port}/sign-in", data={"name": "ada", "password": PASSWORD}).status_code == 303
+        signed_in = {"Cookie": "; ".join(f"{name}={value}" for name, value in web.client.cookies.items())}
+        for origin in ("https://elsewhere.example", "http://localhost:3000"):
+            assert refused(address, additional_headers=signed_in, origin=origin) == 403
+        with listening(address, additional_headers=signed_in) as channel:
+            with web.node.database.begin() as connection:
+                workitem_events.subscribe(connection, WATCHER, GLOBAL, channel=WEB, now=1.0)
+                workitems.create(connection, UID, dataset(), by="manager", now=2.0)
+            assert told(channel, 1) == [(UID, 1, "SCHEDULED")]
+            with web.node.database.begin() as connection:
+                accounts.close_sessions(connection, ada, actor="test")
+            assert code_of(channel) == event_channel.NOT_ALLOWED
+
+
 def test_limits_of_channels(web: WebNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_channel, "MAX_CHANNELS", 1)
     monkeypatch.setattr(event_channel, "MAX_HEARD", 3)
@@ -276,7 +300,7 @@ def test_limits_of_channels(web: WebNode, monkeypatch: pytest.MonkeyPatch) -> No
             assert code_of(first) == event_channel.TAKEN_OVER
             for _ in range(3):
                 second.send("something")
-            assert code_of(second) == event_channel.TOO_TALKATIVE
+            assert code_of(second) == event_channel.NOT_ALLOWED
     with listening(address) as third:
         third.send("x" * 5000)
         assert code_of(third) == 1009

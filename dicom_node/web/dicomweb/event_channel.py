@@ -23,6 +23,8 @@ from dicom_node.web.channel import ChannelProtocol, connection_of
 from dicom_node.web.dicomweb.errors import BadRequest, Busy, WebError, answer
 from dicom_node.web.dicomweb.resources import PREFIX
 from dicom_node.web.grouped import GroupedWrites
+from dicom_node.web.identities import Identities, Principal
+from dicom_node.web.pages.events import still_signed_in
 from storage import workitem_events
 from storage.errors import IndexUnavailable
 from storage.workitem_events import WEB, Notice
@@ -40,12 +42,13 @@ GATHER: Final = 0.05  # seconds in which what happens next is gathered, so that 
 POLL: Final = 1.0  # seconds until the index is looked at where no bell rang
 PING_EVERY: Final = 20.0  # seconds of silence
 PONG_DEADLINE: Final = 30.0  # seconds for a subscriber to take some reports more
-TAKEN_OVER, TOO_TALKATIVE = 4000, 1008  # why a connection is closed
+LOOK_AGAIN: Final = 10.0  # seconds until a session that was ended is noticed
+TAKEN_OVER, NOT_ALLOWED = 4000, 1008  # why a connection is closed
 
 
-def routes(node: Node, writes: GroupedWrites) -> list[BaseRoute]:
+def routes(node: Node, writes: GroupedWrites, identities: Identities) -> list[BaseRoute]:
     """The address at which subscribers listen."""
-    return [WebSocketRoute(CHANNEL, Channels(node, writes).serve, name="event channel")]
+    return [WebSocketRoute(CHANNEL, Channels(node, writes, identities).serve, name="event channel")]
 
 
 def announce(node: Node) -> None:
@@ -69,9 +72,10 @@ class _Channel:
 class Channels:
     """The open channels of a process; one for each AE title, the newest."""
 
-    def __init__(self, node: Node, writes: GroupedWrites) -> None:
+    def __init__(self, node: Node, writes: GroupedWrites, identities: Identities) -> None:
         self._node = node
         self._writes = writes
+        self._identities = identities
         self._open: dict[str, _Channel] = {}
         self._watch: asyncio.Task[None] | None = None
 
@@ -100,8 +104,9 @@ class Channels:
             log.info("workitem.channel_closed", aet=aet)
 
     async def _converse(self, channel: _Channel) -> None:
-        """Until one of these comes to its end: the peer goes, or does not read, or opens its channel anew."""
-        parts = [asyncio.ensure_future(each) for each in (_listen(channel), self._deliver(channel), channel.taken_over.wait())]
+        """Until one of these comes to its end: the peer goes, does not read, opens its channel anew, or is nobody any more."""
+        both = _listen(channel), self._deliver(channel)
+        parts = [asyncio.ensure_future(each) for each in (*both, channel.taken_over.wait(), self._signed_in(channel))]
         try:
             await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -111,7 +116,9 @@ class Channels:
         if channel.taken_over.is_set():
             await _close(channel, TAKEN_OVER, "this subscriber has opened another channel")
         elif ends[0] is True:
-            await _close(channel, TOO_TALKATIVE, "nothing has to be said here")
+            await _close(channel, NOT_ALLOWED, "nothing has to be said here")
+        elif ends[3] is False:
+            await _close(channel, NOT_ALLOWED, "the session or the token that this was opened with has ended")
         elif isinstance(ends[1], Exception) and not isinstance(ends[1], WebSocketDisconnect):
             raise ends[1]
         else:
@@ -137,6 +144,13 @@ class Channels:
                 return
             if 0 < len(notices) < AT_ONCE:
                 await asyncio.sleep(GATHER)
+
+    async def _signed_in(self, channel: _Channel) -> bool:
+        principal: Principal = channel.socket.scope["state"]["principal"]
+        while True:
+            await asyncio.sleep(LOOK_AGAIN)
+            if not await run_in_threadpool(still_signed_in, channel.socket, principal, self._identities):
+                return False
 
     async def _waiting(self, aet: str) -> list[Notice]:
         def read() -> list[Notice]:

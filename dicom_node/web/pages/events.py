@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import structlog
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute
 
@@ -212,7 +212,7 @@ def _stops(request: Request) -> bool:
     return bool(getattr(connection, "stopping", False))
 
 
-def still_signed_in(request: Request, principal: Principal, identities: Identities) -> bool:
+def still_signed_in(request: HTTPConnection, principal: Principal, identities: Identities) -> bool:
     """Whether the session, or the token, that a stream was opened with still holds. Listening does not keep a session alive."""
     if principal.account_pk is None:
         return True

@@ -12,10 +12,16 @@ from pydicom.filebase import DicomBytesIO
 from dicom_node.results.encode import encode
 from dicom_node.results.files import part10
 from dicom_node.web.pages.study_pictures import Plane, _largest, fitted, planes_of
-from dicom_node.web.pages.study_view import EDGE, HIGH, WIDE, chart_of
+from dicom_node.web.pages.study_view import EDGE, HIGH, WIDE, chart_of, results_of, urgency_of
+from storage.feedback import FeedbackRecord
 from storage.patient_history import Point
+from storage.records import RunRecord
+from storage.timeline import RunStory, Timeline
 from tests.results_cases import context, ellipsoid, enhanced, headers, prediction, segment
 
+RUN = RunRecord(
+    7, "key", "1.2", 1, [], [], "chest", "lungs", "1", "digest", {}, [], "COMPLETED", None, "cpu", 0.0, 0.0, 1.0, {}, {}, None, True, None
+)
 POINT = Point("1.2", "20240101", 0.0, 1, "1", 10.0, "mL")
 
 
@@ -78,3 +84,30 @@ def test_one_number_makes_no_chart_and_a_corrected_one_counts_as_corrected() -> 
     chart = chart_of([POINT, replace(POINT, corrected=20.0)], "1.2")
     assert chart is not None
     assert (chart.low, chart.high) == (10.0, 20.0)
+
+
+def test_what_somebody_rejected_is_no_alert_any_more() -> None:
+    alerts = [
+        {"urgency": "urgent", "finding": "Effusion Volume", "reason": "612 mL"},
+        {"urgency": "critical", "finding": "Pneumothorax", "reason": "Present"},
+    ]
+    found = {
+        "segments": [{"label": "Effusion", "voxels": 9}],
+        "measurements": [{"name": "Volume", "of": "Effusion", "value": 612.0, "unit": "mL"}],
+        "classifications": [{"label": "Pneumothorax", "value": "Present", "positive": True, "probability": 0.9}],
+        "alerts": alerts,
+    }
+    run = replace(RUN, findings=found)
+
+    def told(*findings: str) -> list[str]:
+        words = tuple(
+            FeedbackRecord(pk, "1.2", 7, "digest", finding, 1, "reject", {}, None, None, "false_positive", "", "ada", 2.0)
+            for pk, finding in enumerate(findings)
+        )
+        story = Timeline(None, (), (), (), (RunStory(run, ()),), (), (), (), (), feedback=words)  # type: ignore[arg-type]
+        return [alert["finding"] for alert in urgency_of(results_of(story, {}, "1.2"))]
+
+    assert told() == ["Pneumothorax", "Effusion Volume"]
+    assert told("segment:Effusion") == ["Pneumothorax", "Effusion Volume"]
+    assert told("classification:Pneumothorax") == ["Effusion Volume"]
+    assert told("measurement:Effusion:Volume", "classification:Pneumothorax") == told("result") == []

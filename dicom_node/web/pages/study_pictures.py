@@ -72,7 +72,7 @@ class KeyImages:
                 stored = self._archive.open_instance(uid)
                 if stored.sop_class_uid in SEGMENTATIONS and not stored.damaged:
                     return self._plan(stored)
-            except (StorageError, WebError, *UNREADABLE):
+            except (StorageError, WebError, OSError, *UNREADABLE):
                 continue  # it was deleted, or another program's tools made it in a way that cannot be shown
         return None
 

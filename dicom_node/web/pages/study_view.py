@@ -112,7 +112,11 @@ def _result(
         said = tuple(word for word in words if (word.run_pk, word.finding) == (run.pk, each.key))
         points = tuple(history.get((run.bundle, each.key), ()))
         shown.append(Shown(each, said, points, chart_of(points, study_uid)))
-    return Result(run, shown[0], tuple(shown[1:]), story.deliveries, successor)
+    findings = sorted(shown[1:], key=lambda each: _KINDS.index(each.finding.kind))
+    return Result(run, shown[0], tuple(findings), story.deliveries, successor)
+
+
+_KINDS: Final = ("classification", "measurement", "segment")
 
 
 def chart_of(points: Sequence[Point], study_uid: str) -> Chart | None:
@@ -132,13 +136,22 @@ def chart_of(points: Sequence[Point], study_uid: str) -> Chart | None:
 
 
 def urgency_of(results: Sequence[Result]) -> list[dict[str, str]]:
-    """What makes the study urgent: alerts of results that stand and that nobody rejected, the most urgent first."""
-    alerts = []
+    """What makes the study urgent: alerts of results that stand, but for what somebody rejected; the most urgent first."""
+    alerts: list[dict[str, str]] = []
     for each in results:
-        rejected = {each.run.pk} if each.whole.word and each.whole.word.verdict == feedback.REJECT else set()
-        if each.stands and each.run.pk not in rejected and isinstance(each.run.findings, dict):
-            alerts += list(each.run.findings.get("alerts", ()))
+        if each.stands and isinstance(each.run.findings, dict) and not _rejected(each.whole):
+            gone = {name for shown in each.findings if _rejected(shown) for name in _names(shown.finding)}
+            alerts += [alert for alert in each.run.findings.get("alerts", ()) if alert.get("finding") not in gone]
     return sorted(alerts, key=lambda alert: alert.get("urgency") != "critical")
+
+
+def _rejected(shown: Shown) -> bool:
+    return shown.word is not None and shown.word.verdict == feedback.REJECT
+
+
+def _names(finding: Finding) -> tuple[str, ...]:
+    """As an alert names it: a classification by its label, a measurement by segment and name."""
+    return (f"{finding.label} {finding.name}".strip(),) if finding.kind == "measurement" else (finding.label,)
 
 
 # --- what happened
@@ -153,7 +166,12 @@ def events_of(story: Timeline) -> list[Event]:
 def _arrived(story: Timeline) -> Iterator[Event]:
     for each in story.receptions:
         values = {"sender": each.calling_ae or each.origin}
-        yield Event(each.first_at, N_("Images came from %(sender)s"), f"{each.instances} instances", values=values)
+        yield Event(
+            each.first_at,
+            N_("Images came from %(sender)s"),
+            f"{each.instances} {'instance' if each.instances == 1 else 'instances'}",
+            values=values,
+        )
     for done in story.completions:
         held = (done.held,) if done.held else ()
         yield Event(done.at, N_("The study was complete"), done.reason, tone="good", more=held)

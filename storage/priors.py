@@ -106,7 +106,8 @@ def go_on(
         connection.execute(update(run).where(run.c.pk == me.pk).values(state="CANCELED", reason=why, finished_at=now))
         return False
     work = JobSpec(
-        kind="infer", queue="infer", dedupe_key=f"infer:{key}", payload={"run_pk": me.pk, "run_key": key},
+        kind="infer", queue="outside" if me.device == "outside" else "infer",
+        dedupe_key=f"infer:{key}", payload={"run_pk": me.pk, "run_key": key},
         study_uid=me.study_uid, priority=priority, max_attempts=int(job.payload["max_attempts"]),
     )  # fmt: skip
     values = {"input_set": [list(pair) for pair in pairs], "parameters": parameters, "run_key": key, "reason": None}

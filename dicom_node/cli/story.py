@@ -123,6 +123,8 @@ def _run(story: RunStory, successor: int | None) -> Iterator[str]:
 
 
 def _course(run: RunRecord) -> Iterator[str]:
+    if run.state == "SCHEDULED" and run.device == "outside":
+        yield "waits for somebody outside to claim it; see: dicom-node workitem list --state SCHEDULED"
     if run.started_at is not None:
         took = f", took {run.finished_at - run.started_at:.1f} s" if run.finished_at is not None else ""
         yield f"started {moment(run.started_at)} on {run.device}{took}"

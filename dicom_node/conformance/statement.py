@@ -13,7 +13,8 @@ import dicom_node
 from dicom_node.conformance.document import Document, Section, Table
 from dicom_node.conformance.sources import Registered
 from dicom_node.dimse import contexts
-from dicom_node.dimse.services import store
+from dicom_node.dimse.message import C_FIND_RQ, N_ACTION_RQ, N_CREATE_RQ, N_GET_RQ, N_SET_RQ
+from dicom_node.dimse.services import store, workitems
 from dicom_node.transcode import targets
 from dicom_node.web.authentication import is_open, right_of
 from dicom_node.web.dicomweb.stow_answer import OTHERS, TRANSFER_SYNTAX_NOT_SUPPORTED
@@ -37,6 +38,11 @@ PROPOSED: Final = (
     ("Storage", "C-STORE", "results, and what is retrieved from here: each instance's own SOP class and transfer syntax"),
     ("Query/Retrieve", "C-MOVE, C-GET", "at the operator's command"),
     ("Storage Commitment Push Model", "N-ACTION", "for deliveries to a peer with commitment = true"),
+)
+# What the node asks associations for to be the provider on them (role selection, PS3.7 D.3.3.4).
+PROVIDED: Final = (
+    ("Storage Commitment Push Model", "N-EVENT-REPORT", "a report that the association which asked for it did not take"),
+    ("Unified Procedure Step - Event", "N-EVENT-REPORT", "reports for a subscriber that has no association with this SOP class open"),
 )
 STORE_STATUSES: Final = (
     (store.SUCCESS, "stored; or the same instance is here already; or it is a result of this node"),
@@ -127,7 +133,7 @@ def statement(registered: Registered) -> Document:
     ]
     sections = [_served(registered), _proposed(), *_classes(registered), _syntaxes(registered), _negotiation(registered)]
     web = [_web(registered), _stow(), _not_supported(), _security(registered)]
-    return Document(title, text, [*sections, _attributes(), _statuses(), *web])
+    return Document(title, text, [*sections, _workitems(), _attributes(), _statuses(), *web])
 
 
 def name_of(uid: str) -> str:
@@ -161,6 +167,7 @@ def _served(registered: Registered) -> Section:
 
 def _proposed() -> Section:
     rows = [[service, operation, "SCU", when] for service, operation, when in PROPOSED]
+    rows += [[service, operation, "SCP", when] for service, operation, when in PROVIDED]
     return Section("Services used", tables=[Table(["service", "operations", "role", "when"], rows)])
 
 
@@ -198,6 +205,37 @@ def _negotiation(registered: Registered) -> Section:
 def _limits(registered: Registered) -> str:
     web = registered.config.web
     return f"{web.max_parts}, {web.max_part_size}, {web.max_request_size}"
+
+
+def _workitems() -> Section:
+    """What each SOP class of workitems is for here (PS3.4 table CC.2-1)."""
+    rows = []
+    for uid, operations in workitems.OPERATIONS.items():
+        named = [name for field, name in _OPERATIONS.items() if field in operations]
+        actions = ", ".join(_ACTIONS[action] for action in sorted(workitems.ACTIONS.get(uid, ())))
+        rows.append([name_of(uid), uid, ", ".join(named), actions])
+    rows.append([name_of(contexts.UPS_EVENT), contexts.UPS_EVENT, "N-EVENT-REPORT", ""])
+    text = [
+        "The SOP class of a workitem is UPS Push in every request. Peers with may_query read and watch, those with may_manage_workitems do "
+        "everything. A run of this node that waits may be claimed; what its performer stores here and lists is its result."
+    ]
+    return Section("Workitems", text, [Table(["SOP class", "UID", "operations", "actions"], rows)])
+
+
+_OPERATIONS: Final = {
+    N_CREATE_RQ: "N-CREATE",
+    N_GET_RQ: "N-GET",
+    N_SET_RQ: "N-SET",
+    N_ACTION_RQ: "N-ACTION",
+    C_FIND_RQ: "C-FIND",
+}
+_ACTIONS: Final = {
+    1: "1 change state",
+    2: "2 request cancel",
+    3: "3 subscribe",
+    4: "4 unsubscribe",
+    5: "5 suspend global subscription",
+}
 
 
 def _attributes() -> Section:

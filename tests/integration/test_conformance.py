@@ -117,3 +117,11 @@ def test_the_command(tmp_path: Path, form: str, begins: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.startswith(begins)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["node.toml"]
+
+
+def test_what_each_sop_class_of_workitems_is_for(tmp_path: Path) -> None:
+    with registered_by(configured(tmp_path)) as found:
+        text = markdown(statement(found))
+    pull = next(line for line in text.splitlines() if "1.2.840.10008.5.1.4.34.6.3 | N-GET" in line)
+    assert "N-GET, N-SET, N-ACTION, C-FIND | 1 change state |" in pull
+    assert re.search(r"Unified Procedure Step - Event \| N-EVENT-REPORT \| SCP", text)

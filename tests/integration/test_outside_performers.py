@@ -72,6 +72,7 @@ def test_a_run_left_to_outside_performers_is_claimed_performed_and_delivered(tmp
         assert node.route.step()
         assert not node.infer.step()  # nobody here takes it
         catch_up(node)
+        assert "waits for somebody outside" in command(node.node.config, "study", "show", uid_of(images)).stdout
         uid = waiting_workitem(node, performer)
         inputs = performer.get(uid)[1].InputInformationSequence[0].ReferencedSOPSequence
         assert {item.ReferencedSOPInstanceUID for item in inputs} == {image.SOPInstanceUID for image in images}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,11 +80,37 @@ class Events:
         until(lambda: state in self.states(uid))
 
 
+class Checkpoint(threading.Event):
+    """Where pynetdicom halts the thread that listens, while a request of ours awaits its response.
+
+    Its own may let that thread by at the very moment when it is to halt: the thread then takes the response for itself, about once in
+    two thousand requests. Here ``clear`` comes back only when the thread has halted.
+    """
+
+    def __init__(self, association: Association) -> None:
+        super().__init__()
+        self._association = association
+        self._halted = threading.Event()
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set():
+            self._halted.set()
+        return super().wait(timeout)
+
+    def clear(self) -> None:
+        self._halted.clear()
+        super().clear()
+        while self._association.is_alive() and not self._halted.wait(0.05):
+            pass
+
+
 class Client:
     """An association of one AE; each method answers with the status."""
 
     def __init__(self, association: Association) -> None:
         self.association = association
+        association._reactor_checkpoint = Checkpoint(association)
 
     def create(self, dataset: Dataset | None = None, uid: str | None = None) -> tuple[int, str]:
         uid = uid or generate_uid()

@@ -111,13 +111,13 @@ def test_a_dead_watcher_holds_up_nothing_and_the_unsubscribed_are_told_nothing(n
 
 def test_a_filtered_subscription_takes_in_what_matches_and_a_suspended_one_nothing_new(node: StepNode) -> None:
     events = Events()
-    with client(node.port, events=events) as watcher:
+    with client(node.port, events=events) as watcher, client(node.port, title="OTHER") as manager:
         assert watcher.watch(FILTERED, WorklistLabel="brains") == 0x0000
-        chest, brain = watcher.create(workitem(WorklistLabel="chests"))[1], watcher.create()[1]
+        chest, brain = manager.create(workitem(WorklistLabel="chests"))[1], manager.create()[1]
         events.await_state(brain, "SCHEDULED")
         assert watcher.watch(FILTERED, action=5) == 0x0000
-        late = watcher.create()[1]
-        watcher.state(brain, "IN PROGRESS")
+        late = manager.create()[1]
+        manager.state(brain, "IN PROGRESS")
         events.await_state(brain, "IN PROGRESS")
         assert (events.states(chest), events.states(late)) == ([], [])
 

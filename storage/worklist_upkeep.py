@@ -6,14 +6,14 @@ holds now, and one follower at a time takes them away. So events have the order 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from storage.database import Database
 from storage.names import fold_name
-from storage.schema import delivery, instance, patient, run, series, study, worklist, worklist_change, worklist_event
+from storage.schema import delivery, feedback, instance, patient, run, series, study, worklist, worklist_change, worklist_event
 from storage.statements import insert_new
 
 BATCH: Final = 100  # studies of one transaction: others write between two
@@ -91,7 +91,7 @@ def _refresh(connection: Connection, uids: Sequence[str], now: float) -> list[st
     modalities = _grouped(connection.execute(select(series.c.study_pk, series.c.modality).where(series.c.study_pk.in_(pks))))
     counted = select(instance.c.study_pk, func.count()).where(instance.c.study_pk.in_(pks), instance.c.origin != "emitted")
     counts = {row[0]: row[1] for row in connection.execute(counted.group_by(instance.c.study_pk))}
-    runs, deliveries = _runs(connection, uids), _deliveries(connection, uids)
+    runs, deliveries, rejected = _runs(connection, uids), _deliveries(connection, uids), _rejected(connection, uids)
     known = {row.study_pk: row for row in connection.execute(select(worklist).where(worklist.c.study_pk.in_(pks)))}
     made: list[dict[str, Any]] = []
     changed: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ def _refresh(connection: Connection, uids: Sequence[str], now: float) -> list[st
         before = known.get(row.pk)
         values = {
             **_study(row, [each.modality for each in modalities.get(row.pk, ())], counts.get(row.pk, 0)),
-            **_of_runs(runs.get(row.study_uid, ())),
+            **_of_runs(runs.get(row.study_uid, ()), rejected),
             **_of_deliveries(deliveries.get(row.study_uid, ())),
             "changed_at": now,
         }
@@ -178,6 +178,21 @@ def _runs(connection: Connection, uids: Sequence[str]) -> dict[str, list[Row[Any
     return _grouped(newest.values())
 
 
+def _rejected(connection: Connection, uids: Sequence[str]) -> set[tuple[int, str]]:
+    """What radiologists rejected last: (run, finding as alerts name it); ``*`` for a result as a whole."""
+    said: dict[tuple[int, str], Any] = {}
+    query = select(feedback.c.run_pk, feedback.c.finding, feedback.c.verdict, feedback.c.found).where(feedback.c.study_uid.in_(uids))
+    for row in connection.execute(query.order_by(feedback.c.revision)):
+        said[row.run_pk, row.finding] = row
+    gone = set()
+    for row in said.values():
+        if row.verdict == "reject":
+            names = {"result": "*", "classification": row.found.get("label", "")}
+            measured = f"{row.found.get('label', '')} {row.found.get('name', '')}".strip()
+            gone.add((row.run_pk, names.get(row.found.get("kind"), measured)))
+    return gone
+
+
 def _deliveries(connection: Connection, uids: Sequence[str]) -> dict[str, list[Row[Any]]]:
     """The newest delivery to each peer."""
     query = select(delivery.c.study_uid, delivery.c.peer, delivery.c.state).where(delivery.c.study_uid.in_(uids))
@@ -195,13 +210,15 @@ def _grouped(rows: Iterable[Row[Any]]) -> dict[Any, list[Row[Any]]]:
     return groups
 
 
-def _of_runs(rows: Sequence[Row[Any]]) -> dict[str, Any]:
-    valid = [row for row in rows if row.state == "COMPLETED" and row.recalled_at is None and row.findings]
-    alerts = [{**alert, "model": row.bundle} for row in valid for alert in row.findings.get("alerts", ())]
+def _of_runs(rows: Sequence[Row[Any]], rejected: Set[tuple[int, str]]) -> dict[str, Any]:
+    standing = (row for row in rows if row.state == "COMPLETED" and row.recalled_at is None and row.findings)
+    valid = [row for row in standing if (row.pk, "*") not in rejected]
+    raised = [(row, alert) for row in valid for alert in row.findings.get("alerts", ())]
+    alerts = [{**alert, "model": row.bundle} for row, alert in raised if (row.pk, alert["finding"]) not in rejected]
     alerts.sort(key=lambda alert: -URGENCIES.get(alert["urgency"], 0))
     urgency = max((URGENCIES.get(alert["urgency"], 0) for alert in alerts), default=0)
     worst = {alert["model"] for alert in alerts if URGENCIES.get(alert["urgency"], 0) == urgency}
-    findings = [finding for row in valid for finding in _findings(row.findings)]
+    findings = [finding for row in valid for finding in _findings(row.findings) if (row.pk, _name(finding)) not in rejected]
     return {
         "urgency": urgency,
         "raised_at": max((row.finished_at for row in valid if row.bundle in worst), default=None),
@@ -214,6 +231,10 @@ def _of_runs(rows: Sequence[Row[Any]]) -> dict[str, Any]:
         "finding_count": len(alerts) + sum("label" in finding for finding in findings),
         "findings": findings[:FINDINGS_SHOWN],
     }
+
+
+def _name(finding: Mapping[str, Any]) -> str:
+    return str(finding["label"]) if "label" in finding else f"{finding['of']} {finding['name']}".strip()
 
 
 def _findings(found: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

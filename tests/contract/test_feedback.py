@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from storage import feedback, runs
+from storage import feedback, runs, worklist, worklist_upkeep
 from storage.database import Database
 from storage.errors import NotFound
 from storage.feedback import FeedbackRecord, NotUnderstood, Word
 from storage.runs import RunSpec
 from storage.schema import audit, instance
+from storage.schema import run as runs_table
 from storage.timeline import timeline
 from tests.contract.fill import add_instance, add_study
 
@@ -119,7 +120,7 @@ def test_of_many_who_speak_in_the_same_moment_one_is_heard(database: Database, r
         (VOLUME, {"verdict": "reject", "code": "other", "reason": "x" * 2001}, "at most"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(database: Database, run: int, finding: str, word: dict[str, str], why: str) -> None:
+def test_what_makes_no_sense_is_refused(database: Database, run: int, finding: str, word: dict[str, Any], why: str) -> None:
     segmentation(database, "1.2.3.1", origin="emitted")
     with pytest.raises(NotUnderstood, match=why):
         say(database, run, finding, **word)
@@ -167,3 +168,26 @@ def test_agreement_counts_the_newest_words_of_a_release(database: Database, run:
     assert told.reasons == {"false_positive": 1, "wrong_class": 1}
     assert told.rate == pytest.approx(1 / 3)
     assert (nothing.words, nothing.rate, nothing.completed) == (0, None, 0)
+
+
+def test_what_was_rejected_is_urgent_no_more(database: Database, run: int) -> None:
+    alert = {"urgency": "critical", "finding": "Motion", "reason": "Motion: Present (0.70)"}
+    with database.begin() as connection:
+        connection.execute(update(runs_table).where(runs_table.c.pk == run).values(findings={**FINDINGS, "alerts": [alert]}))
+
+    def shown() -> tuple[int, list[str], list[str]]:
+        worklist_upkeep.catch_up(database, now=6.0)
+        with database.read() as connection:
+            entry = worklist.get(connection, STUDY)
+        assert entry is not None
+        return entry.urgency, [each["finding"] for each in entry.alerts], [each.get("name") or each["label"] for each in entry.findings]
+
+    assert shown() == (2, ["Motion"], ["Volume"])
+    say(database, run, MOTION, "reject", code="false_positive")
+    say(database, run, VOLUME, "reject", code="wrong_value")
+    assert shown() == (0, [], [])
+    say(database, run, MOTION, "accept")
+    say(database, run, VOLUME, "accept")
+    assert shown() == (2, ["Motion"], ["Volume"])
+    say(database, run, "result", "reject", code="not_applicable")
+    assert shown() == (0, [], [])

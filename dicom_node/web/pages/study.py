@@ -121,7 +121,8 @@ class _Room:
         there = installed(self._node.config) is not None
         done = request.query_params.get("done", "")
         return {
-            "study": study, "story": story, "results": results, "alerts": alerts, "level": alerts[0]["urgency"] if alerts else "routine",
+            "study": study, "story": story, "results": results, "chosen": study_view.selections_of(story),
+            "alerts": alerts, "level": alerts[0]["urgency"] if alerts else "routine",
             "names": person(study.patient_name), "age": years(study.birth_date, study.study_date), "clean": printable,
             "events": study_view.events_of(story), "reasons": study_view.REASONS, "verdicts": study_view.VERDICTS,
             "verdict_tones": study_view.VERDICT_TONES, "corrections": corrections, "choices": open_choices,

@@ -10,7 +10,7 @@ from dicom_node.web.pages.words import N_
 from storage import feedback
 from storage.feedback import FeedbackRecord, Finding
 from storage.patient_history import Point
-from storage.records import RunRecord
+from storage.records import RunRecord, SelectionRecord
 from storage.timeline import DeliveryStory, RunStory, Timeline
 
 VERDICTS: Final = {feedback.ACCEPT: N_("accepted"), feedback.MODIFY: N_("corrected"), feedback.REJECT: N_("rejected")}
@@ -117,6 +117,15 @@ def _result(
 
 
 _KINDS: Final = ("classification", "measurement", "segment")
+
+
+def selections_of(story: Timeline) -> dict[str, list[SelectionRecord]]:
+    """Series Instance UID > for each rule and model whether it was chosen the last time that they looked, and why (not)."""
+    newest = {(each.series.series_uid, said.rule, said.bundle): said for each in story.series for said in each.selections}
+    found: dict[str, list[SelectionRecord]] = {}
+    for (uid, _, _), said in newest.items():
+        found.setdefault(uid, []).append(said)
+    return {uid: sorted(said, key=lambda each: not each.chosen) for uid, said in found.items()}
 
 
 def chart_of(points: Sequence[Point], study_uid: str) -> Chart | None:
@@ -256,6 +265,7 @@ _NOTED: Final = {
     "selection.chosen": N_("A series was chosen"),
     "study.route_again": N_("It was routed again"),
     "study.stored": N_("Images were stored over the web"),
+    "run.again": N_("A model was run again"),
     "run.superseded": N_("A run was replaced by a newer one"),
     "retention.held": N_("It is kept from deletion"),
     "retention.released": N_("It may be deleted again"),

@@ -208,6 +208,8 @@ def retry_job(config: Config, database: Database, pk: int, *, who: str) -> None:
             workitem_runs.try_again(connection, int(found.payload["run_pk"]), by=who, now=time.time())
             runs.reopen_run(connection, int(found.payload["run_pk"]))
             chains.reopen(connection, int(found.payload["run_pk"]))
+        elif found.kind == "prior":
+            runs.reopen_run(connection, int(found.payload["run_pk"]))
         elif found.kind == "deliver":
             deliveries.reopen_delivery(connection, int(found.payload["delivery_pk"]))
         elif found.kind == "commit":

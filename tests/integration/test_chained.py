@@ -128,3 +128,19 @@ def test_a_first_that_finds_nothing_leaves_the_second_not_applicable(tmp_path: P
 def test_a_circle_is_refused_when_the_rules_are_read(tmp_path: Path, rules: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         refuse_unknown_models(node(tmp_path, rules=rules))
+
+
+def test_a_rule_may_ask_for_the_order_alone(tmp_path: Path) -> None:
+    rules = RULES.replace('run = ["within"]', 'run = ["other"]\nafter = ["tiny"]')
+    tiny_bundle(tmp_path / "bundles", name="other")
+    config, images = node(tmp_path, rules=rules), bright_series()
+    with running(config) as opened:
+        send(opened, images, tmp_path / "sent")
+        opened.complete()
+        assert opened.route.step()
+        first, second = (each.run for each in sorted(opened.story(uid_of(images)).runs, key=lambda each: each.run.bundle == "other"))
+        assert second.reason == f"waits for run {first.pk} of tiny"
+        opened.work()
+        after = next(each.run for each in opened.story(uid_of(images)).runs if each.run.bundle == "other")
+    assert after.state == "COMPLETED", after.reason
+    assert segments(first.run_key)[0] in {uid for uid, _ in after.input_set}

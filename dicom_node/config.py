@@ -94,6 +94,7 @@ class WebTable(Table):
 
     ``allowed_hosts``: further names by which this node is called; ``allowed_origins``: other sites whose pages may ask. ``sign_in``: nobody
     is answered without an account or a token, from the start (without it: from the first account on); then it may listen anywhere.
+    ``proxies``: addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
     A session ends after ``session_idle`` without a request, and after ``session_lifetime`` at the latest.
     """
 
@@ -102,6 +103,7 @@ class WebTable(Table):
     port: Port = 8042
     allow_anonymous: bool = False
     sign_in: bool = False
+    proxies: tuple[str, ...] = ()
     session_idle: Duration = 3600.0
     session_lifetime: Duration = 12 * 3600.0
     tokens: tuple[TokenTable, ...] = ()
@@ -236,9 +238,10 @@ class DriftTable(Table):
 
 
 class JobsTable(Table):
-    """Leases of the job queue."""
+    """Leases of the job queue. ``fair_share``: runs of a source that sends much stand so far apart, and those of others between them."""
 
     lease: Annotated[Duration, Field(ge=1)] = 30.0
+    fair_share: Annotated[Duration, Field(ge=0)] = 10.0
 
 
 class LogTable(Table):

@@ -129,6 +129,8 @@ def change(connection: Connection, found: Account, what: str, *, actor: str, now
     at = time.time() if now is None else now
     connection.execute(update(account).where(account.c.pk == found.pk).values(**values, changed_at=at))
     connection.execute(delete(web_session).where(web_session.c.account_pk == found.pk))
+    if values.get("disabled_at") is not None:
+        connection.execute(delete(api_token).where(api_token.c.account_pk == found.pk))
     shown = {key: value for key, value in values.items() if key != "password"}
     audit.record(connection, f"account.{what}", actor=actor, detail={"account": found.name, **shown}, at=at)
 

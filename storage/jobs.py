@@ -76,6 +76,7 @@ class JobSpec:
     priority: int = 0
     max_attempts: int = 5
     not_before: float | None = None
+    rank: float | None = None  # where it stands; else by when it is due and its priority
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class JobQueue:
             "payload": dict(spec.payload),
             "study_uid": spec.study_uid,
             "priority": spec.priority,
-            "rank": (now if spec.not_before is None else spec.not_before) - AGEING * spec.priority,
+            "rank": (now if spec.not_before is None else spec.not_before) - AGEING * spec.priority if spec.rank is None else spec.rank,
             "max_attempts": spec.max_attempts,
             "not_before": now if spec.not_before is None else spec.not_before,
             "created_at": now,
@@ -380,9 +381,7 @@ class JobQueue:
 # Statements of the busy paths are built once: building one costs more than running it.
 
 # The fencing condition: the row is running under the claim's own Transaction UID.
-_HELD = and_(
-    job.c.pk == bindparam("held_pk"), job.c.state == JobState.IN_PROGRESS.value, job.c.transaction_uid == bindparam("held_token")
-)
+_HELD = and_(job.c.pk == bindparam("held_pk"), job.c.state == JobState.IN_PROGRESS.value, job.c.transaction_uid == bindparam("held_token"))
 _FENCE = select(job.c.pk).where(_HELD).with_for_update()
 _CHANGE = update(job).where(_HELD)
 _EVENT = insert(job_event)

@@ -15,7 +15,7 @@ from typing import Any
 import blake3
 from sqlalchemy import Connection, and_, exists, insert, select, update
 
-from storage import audit
+from storage import audit, fair_share
 from storage.errors import NotFound
 from storage.jobs import JobQueue, JobSpec
 from storage.records import RunRecord, from_row
@@ -80,9 +80,12 @@ def create_run(
     job_queue: str = "infer",
     priority: int = 0,
     max_attempts: int = 3,
+    share: float = 0.0,
     now: float | None = None,
 ) -> int | None:
     """Record a run, and with ``queue`` enqueue its ``infer`` job (payload ``run_pk``), in the caller's transaction.
+
+    With ``share`` it comes so many seconds after the run of the same source that waits last (`storage.fair_share`).
 
     Returns
     -------
@@ -111,9 +114,14 @@ def create_run(
     pk: int | None = connection.scalar(insert_new(connection, run).values(**values).returning(run.c.pk))
     if pk is not None and queue is not None:
         job_queue = "outside" if spec.outside else job_queue
+        payload: dict[str, Any] = {"run_pk": pk, "run_key": spec.key}
+        rank = None
+        if share:
+            payload[fair_share.SOURCE] = source = fair_share.source_of(connection, spec.study_uid)
+            rank = fair_share.rank(connection, job_queue, source, priority=priority, share=share, now=at)
         work = JobSpec(
-            kind="infer", queue=job_queue, dedupe_key=f"infer:{spec.key}", payload={"run_pk": pk, "run_key": spec.key},
-            study_uid=spec.study_uid, priority=priority, max_attempts=max_attempts,
+            kind="infer", queue=job_queue, dedupe_key=f"infer:{spec.key}", payload=payload,
+            study_uid=spec.study_uid, priority=priority, max_attempts=max_attempts, rank=rank,
         )  # fmt: skip
         connection.execute(update(run).where(run.c.pk == pk).values(job_pk=queue.enqueue(connection, work)))
     return pk

@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     listing = command(user, "list", "list the accounts")
     with_json(listing)
     listing.set_defaults(run=_list)
-    password = command(user, "password", "give an account another password; its sessions end")
+    password = command(user, "password", "give an account another password; its sessions end, its tokens stay (user revoke)")
     password.add_argument("name")
     _with_password(password)
     password.set_defaults(run=_password)
@@ -41,8 +41,12 @@ def add(commands: Any) -> None:
     role.add_argument("name")
     role.add_argument("--role", required=True, choices=ROLES)
     _with_limits(role)
+    role.add_argument("--no-limits", action="store_true", help="all studies from now on (else, without limits here, as before)")
     role.set_defaults(run=_role)
-    for name, text in (("disable", "let an account in no more; its sessions and tokens end"), ("enable", "let it in again")):
+    for name, text in (
+        ("disable", "let an account in no more; its sessions end and its tokens are taken away"),
+        ("enable", "let it in again"),
+    ):
         parser = command(user, name, text)
         parser.add_argument("name")
         parser.set_defaults(run=_disable if name == "disable" else _enable)
@@ -160,14 +164,18 @@ def _password(arguments: argparse.Namespace) -> None:
 
 def _role(arguments: argparse.Namespace) -> None:
     limits = _limits(arguments)
-    limited = {"sources": list(limits.sources), "modalities": list(limits.modalities)}
+    if limits and arguments.no_limits:
+        raise UsageError("--no-limits goes with neither --source nor --modality")
+    given = limits or arguments.no_limits
+    limited = {"sources": list(limits.sources), "modalities": list(limits.modalities)} if given else {}
     _change(arguments, "role_changed", role=arguments.role, **limited)
-    output.line(f"account {arguments.name} is {arguments.role} now, and its sessions have ended")
+    seen = "sees all studies" if arguments.no_limits else "sees what was named" if limits else "sees what it saw before"
+    output.line(f"account {arguments.name} is {arguments.role} now, {seen}, and its sessions have ended")
 
 
 def _disable(arguments: argparse.Namespace) -> None:
     _change(arguments, "disabled", disabled_at=time.time())
-    output.line(f"account {arguments.name} is disabled: its sessions and tokens have ended")
+    output.line(f"account {arguments.name} is disabled: its sessions have ended and its tokens are taken away")
 
 
 def _enable(arguments: argparse.Namespace) -> None:

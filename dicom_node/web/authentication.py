@@ -244,8 +244,8 @@ class Gate:
         if not found.may(right):
             challenge = {"WWW-Authenticate": 'Bearer realm="dicom-node", error="insufficient_scope"'}
             return await self._refuse(scope, headers, Refusal(403, f"'{found.name}' has not the right to {right}", challenge))
-        if found.limits and (why := await run_in_threadpool(refusal, self._database, found, scope["path"], scope["query_string"])):
-            return await self._refuse(scope, headers, Refusal(404 if why == "no such study" else 403, why))
+        if found.limits and (beyond := await self._beyond(scope, found)):
+            return await self._refuse(scope, headers, beyond)
         if found.csrf and scope["method"] not in SAFE:
             body = await unless_forged(headers, receive, found.csrf)
             if body is None:
@@ -275,6 +275,14 @@ class Gate:
         if not self._authenticator.lets_anybody_in and await self._accounts_exist():
             return _unauthorized("sign in, or send a token: Authorization: Bearer ...")
         return self._authenticator.identify(headers)
+
+    async def _beyond(self, scope: Scope, found: Principal) -> Refusal | None:
+        """Why somebody who is limited gets no answer there."""
+        try:
+            why = await run_in_threadpool(refusal, self._database, found, scope["path"], scope["query_string"])
+        except IndexUnavailable as error:
+            return Refusal(503, str(error), RETRY_AFTER)
+        return Refusal(404 if why == "no such study" else 403, why) if why else None
 
     async def _accounts_exist(self) -> bool:
         known = self._identities.accounts_known()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -12,6 +13,7 @@ from dicom_node.accounts import RIGHTS_OF_ROLE, digest_of
 from storage import accounts
 from storage.accounts import Account
 from storage.database import Database
+from storage.errors import StorageError
 from storage.visibility import NO_LIMITS, Limits
 
 T = TypeVar("T")
@@ -108,8 +110,8 @@ class Identities:
         if found is None or found.seen_at < now - self.idle or found.opened_at < now - self.lifetime:
             return None
         if found.seen_at < now - min(TOUCH_EVERY, self.idle / 2):
-            with self.database.begin(durable=False) as connection:
-                accounts.touch(connection, found.pk, now)
+            with suppress(StorageError), self.database.begin(durable=False) as connection:
+                accounts.touch(connection, found.pk, now)  # reading goes on where nothing can be written; the session then ends sooner
         return principal(found.account, RIGHTS_OF_ROLE[found.account.role], csrf=found.csrf)
 
     def _token(self, digest: str) -> Principal | None:

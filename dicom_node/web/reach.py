@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qs
 
 from sqlalchemy import select
+from starlette.datastructures import QueryParams
 
 from dicom_node.web.identities import Principal
 from storage import audit
@@ -27,7 +27,7 @@ def refusal(database: Database, principal: Principal, path: str, query: bytes) -
     found = STUDY.fullmatch(path)
     named = found.group(1) if found else ""
     if path == WADO:
-        named = parse_qs(query.decode("ascii", "replace"), max_num_fields=100).get("studyUID", [""])[0]
+        named = QueryParams(query).get("studyUID", "").strip()  # as the service reads it, also where it is named twice
     if named:
         with database.read() as connection:
             condition = visible(principal.limits)

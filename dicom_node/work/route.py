@@ -275,7 +275,8 @@ class RouteHandler(NodeHandler):
     def _create(self, connection: Connection, spec: RunSpec, waits: Waits, priority: int, now: float) -> int | None:
         """Record a run, and queue it or let it wait for others."""
         attempts, queue = self._config.executor.attempts, None if waits or spec.asks_prior else self._queue
-        made = runs.create_run(connection, spec, queue=queue, priority=priority, max_attempts=attempts, now=now)
+        share = self._config.jobs.fair_share
+        made = runs.create_run(connection, spec, queue=queue, priority=priority, max_attempts=attempts, share=share, now=now)
         if made is not None and waits:
             chains.wait(connection, made, waits, priority=priority, max_attempts=attempts)
         if made is not None and spec.asks_prior:

@@ -29,6 +29,7 @@ def add_instance(
     series_uid: str | None = None,
     association_id: str | None = None,
     origin: str = "received",
+    calling_ae: str = "SCANNER",
     **series_columns: Any,
 ) -> None:
     """Add a received instance: revision, time of receipt and the association's row rise in the same transaction."""
@@ -41,7 +42,7 @@ def add_instance(
             series_pk = connection.scalar(row.returning(series.c.pk))
         values = {"sop_uid": sop_uid, "sop_class_uid": "1.2.840.10008.5.1.4.1.1.4", "study_pk": study_pk, "series_pk": series_pk}
         values |= {"transfer_syntax_uid": "1.2.840.10008.1.2.1", "digest": f"d-{sop_uid}", "length": 1, "received_at": at}
-        connection.execute(insert(instance).values(**values, origin=origin, association_id=association_id, calling_ae="SCANNER"))
+        connection.execute(insert(instance).values(**values, origin=origin, association_id=association_id, calling_ae=calling_ae))
         if origin != "received":
             return
         change = update(study).where(study.c.pk == study_pk)

@@ -62,7 +62,9 @@ def test_a_dead_letter_is_explained_retried_once_and_canceled(failed: tuple[Step
     assert get(web, "/jobs?state=CANCELED&queue=deliver%3Apacs").count(f'href="/jobs/{job}"') == 1
     for odd in ("/jobs?state=ODD", "/jobs?kind=x", "/jobs?before=-1", "/jobs?done=a"):
         get(web, odd, 400)
-    get(web, "/jobs/999999", 404)
+    for nothing in ("/jobs/999999", "/jobs/9223372036854775808", f"/models/{10**22}"):
+        get(web, nothing, 404)
+    get(web, "/jobs?queue=%00", 400)
 
 
 def test_a_peer_says_what_is_wrong_and_answers_an_echo(tmp_path: Path) -> None:

@@ -133,6 +133,10 @@ def test_an_account_of_one_modality_sees_only_such_studies(tmp_path: Path) -> No
                     expected = 200 if uid in studies else 404
                     for path in (f"/dicom-web/studies/{uid}/metadata", f"/dicom-web/studies/{uid}/series", f"/api/studies/{uid}"):
                         assert browser.get(path).status_code == expected, (name, path)
+                wado = {"requestType": "WADO", "seriesUID": str(mr[0].SeriesInstanceUID), "objectUID": str(mr[0].SOPInstanceUID)}
+                for named in ([seen, hidden], [hidden, seen]):
+                    answer = browser.get("/wado", params={**wado, "studyUID": named})
+                    assert (answer.status_code == 200) == (name == "ada" and named[-1] == hidden), (name, named)
                 assert (browser.get("/api/jobs").status_code == 403) == (name != "ada")
         with web.node.database.read() as connection:
             rows = connection.execute(select(audit.c.actor, audit.c.study_uid).where(audit.c.event == "study.refused")).all()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -114,7 +116,25 @@ def test_guessing_is_stopped_and_tells_nothing(web: WebNode) -> None:
     assert guess("ben", PASSWORD).status_code == 303
 
 
-@pytest.mark.parametrize("target", ["https://elsewhere.example/", "//elsewhere.example", "/\\elsewhere.example", "javascript:alert(1)"])
+def test_guesses_that_come_at_once_are_stopped_as_well(web: WebNode) -> None:
+    def guess(number: int) -> int:
+        return httpx.post(f"{base(web)}/sign-in", data={"name": "ada", "password": f"wrong {number}"}, timeout=60).status_code
+
+    with ThreadPoolExecutor(40) as many:
+        answers = Counter(many.map(guess, range(40)))
+    assert answers[401] <= TRIES_OF_NAME
+    assert set(answers) <= {401, 429, 503}
+    assert answers[429]
+
+
+@pytest.mark.parametrize("name", ["\0", "a" * 300, "\u202ex"])
+def test_a_name_that_is_none_is_wrong(web: WebNode, name: str) -> None:
+    assert httpx.post(f"{base(web)}/sign-in", data={"name": name, "password": PASSWORD}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "target", ["https://elsewhere.example/", "//elsewhere.example", "/\\elsewhere.example", "javascript:alert(1)", "//[", "http://["]
+)
 def test_nobody_is_led_elsewhere(web: WebNode, target: str) -> None:
     answer = httpx.post(f"{base(web)}/sign-in", data={"name": "ada", "password": PASSWORD, "next": target})
     assert answer.headers["location"] == "/"
@@ -153,4 +173,9 @@ def test_the_commands_make_accounts_and_tokens(tmp_path: Path) -> None:
         assert command(config, "user", "revoke", "1").returncode == 0
         until(lambda: web.client.get(f"{base(web)}/api/studies", headers=bearer).status_code == 401)
         assert token not in command(config, "user", "tokens").stdout
-        assert "radiologist" in command(config, "user", "list").stdout
+        limited = command(config, "user", "role", "ada", "--role", "viewer", "--modality", "CT")
+        assert (limited.returncode, "what was named" in limited.stdout) == (0, True), limited.stderr
+        assert "saw before" in command(config, "user", "role", "ada", "--role", "radiologist").stdout
+        assert '"CT"' in command(config, "user", "list", "--json").stdout
+        assert "all studies" in command(config, "user", "role", "ada", "--role", "radiologist", "--no-limits").stdout
+        assert '"CT"' not in command(config, "user", "list", "--json").stdout

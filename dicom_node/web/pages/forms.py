@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from dicom_node.web.dicomweb.delete import MAX_REASON
-from dicom_node.web.dicomweb.errors import BadRequest
+from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource
 
 MOST_FIELDS: Final = 1000
+LARGEST: Final = 2**63  # of a key
 
 
 async def fields(request: Request) -> FormData:
@@ -38,6 +39,20 @@ def back(path: str, **told: str | int) -> Response:
     """To a page after something was done; ``told`` is what it then says, as parameters of its address."""
     query = f"?{urlencode(told)}" if told else ""
     return RedirectResponse(f"{path}{query}", status_code=303)
+
+
+def row_of(request: Request, name: str) -> int:
+    """The number of a row in the address.
+
+    Raises
+    ------
+    NoSuchResource
+        No row can have it.
+    """
+    found: int = request.path_params[name]
+    if found >= LARGEST:
+        raise NoSuchResource("there is nothing of that number")
+    return found
 
 
 def number_in(request: Request, name: str, most: int = 2**31) -> int | None:

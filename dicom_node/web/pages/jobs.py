@@ -18,7 +18,7 @@ from dicom_node.web.api.answers import Conflict as Conflicting
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource
 from dicom_node.web.page_route import PageRoute
-from dicom_node.web.pages.forms import back, fields, number_in, reason_in
+from dicom_node.web.pages.forms import back, fields, number_in, reason_in, row_of
 from dicom_node.web.pages.site import page
 from dicom_node.web.pages.words import N_
 from storage import job_pages
@@ -61,6 +61,8 @@ class _Jobs:
         """One state, kind or queue at a time; what failed first."""
         state = _one_of(request, "state", STATES) or ("FAILED" if "state" not in request.query_params else None)
         kind, queue = _one_of(request, "kind", KINDS), request.query_params.get("queue") or None
+        if queue is not None and not queue.isprintable():
+            raise BadRequest("there is no such queue")
         with self._node.database.read() as connection:
             found = job_pages.page(connection, state=state, kind=kind, queue=queue, before=number_in(request, "before"))
             counts = job_pages.counts(connection)
@@ -70,7 +72,7 @@ class _Jobs:
     def show(self, request: Request) -> Response:
         """One job and its history."""
         try:
-            found = self._queue.get(request.path_params["job"])
+            found = self._queue.get(row_of(request, "job"))
         except NotFound as error:
             raise NoSuchResource(str(error)) from None
         events = self._queue.events(found.pk)
@@ -103,7 +105,7 @@ class _Jobs:
     async def cancel(self, request: Request) -> Response:
         """End a job that waits or runs."""
         form = await fields(request)
-        pk = request.path_params["job"]
+        pk = row_of(request, "job")
         try:
             await run_in_threadpool(actions.cancel_job, self._node.database, pk, who=principal_of(request).name, why=reason_in(form))
         except CommandFailed as error:

@@ -14,6 +14,7 @@ from dicom_node.node import Node
 from dicom_node.releases.overview import overview
 from dicom_node.web.dicomweb.errors import NoSuchResource
 from dicom_node.web.page_route import PageRoute
+from dicom_node.web.pages.forms import row_of
 from dicom_node.web.pages.site import page
 from storage import feedback, recalls, release_watch, releases, throughput
 from storage.errors import NotFound
@@ -61,7 +62,7 @@ class _Models:
 
     def show(self, request: Request) -> Response:
         """One release, with its history."""
-        pk = request.path_params["release"]
+        pk = row_of(request, "release")
         try:
             with self._node.database.read() as connection:
                 row = _row(connection, releases.get(connection, pk))

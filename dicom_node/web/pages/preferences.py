@@ -53,6 +53,9 @@ def routes(database: Database, identities: Identities) -> list[BaseRoute]:
 
 def local_path(target: str) -> str:
     """A path of this node's own to go back to; the first page where something else was asked for."""
-    parts = urlsplit(target)
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return "/"
     odd = parts.scheme or parts.netloc or not target.startswith("/") or target.startswith(("//", "/\\")) or not target.isprintable()
     return "/" if odd else target

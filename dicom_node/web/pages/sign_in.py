@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute
 
-from dicom_node.accounts import Busy, LocalAccounts, SignIn, digest_of, new_secret
+from dicom_node.accounts import AT_ONCE, WAIT, Busy, LocalAccounts, SignIn, digest_of, new_secret
 from dicom_node.config import WebTable
 from dicom_node.web.authentication import SIGN_IN, session_of
 from dicom_node.web.identities import COOKIE, SECURE_COOKIE, Identities
@@ -59,6 +60,13 @@ class Attempts:
             for key in (f"name {name}", f"address {address}"):
                 self._failed.setdefault(key, deque(maxlen=max(TRIES_OF_NAME, TRIES_OF_ADDRESS))).append(self._clock())
 
+    def forget(self, name: str, address: str) -> None:
+        """Take one back that did not fail."""
+        with self._lock:
+            for key in (f"name {name}", f"address {address}"):
+                if self._failed.get(key):
+                    self._failed[key].pop()
+
     def _count(self, key: str) -> int:
         times = self._failed.get(key)
         if times is None:
@@ -85,6 +93,7 @@ class _Door:
         self._identities = identities
         self._who = who
         self._attempts = Attempts()
+        self._places = asyncio.Semaphore(AT_ONCE)  # who waits here holds no thread that others need
 
     async def show(self, request: Request) -> Response:
         """The form, or how to make the first account."""
@@ -97,17 +106,23 @@ class _Door:
         address = request.client.host if request.client else ""
         if self._attempts.too_many(name, address):
             return await self._page(request, status=429, problem=TOO_OFTEN, name=name, target=target, headers={"Retry-After": "900"})
+        self._attempts.failed(name, address)  # until it is found to be none: those that come at once count as well
         try:
-            found = await run_in_threadpool(self._who.check, name, str(form.get("password", "")))
-        except Busy:
+            async with asyncio.timeout(WAIT), self._places:
+                found = await run_in_threadpool(self._check, name, str(form.get("password", "")))
+        except (Busy, TimeoutError):
+            self._attempts.forget(name, address)
             return await self._page(request, status=503, problem=BUSY, name=name, target=target, headers={"Retry-After": "5"})
         if found is None:
-            self._attempts.failed(name, address)
             log.warning("web.sign_in_refused", address=address)
             await run_in_threadpool(self._refused, address)
             return await self._page(request, status=401, problem=WRONG, name=name, target=target)
+        self._attempts.forget(name, address)
         secret = await run_in_threadpool(self._open, found, address, session_of(request.headers))
         return self._with_cookie(request, RedirectResponse(target, status_code=303), secret)
+
+    def _check(self, name: str, password: str) -> accounts.Account | None:
+        return self._who.check(name, password) if name.isprintable() else None
 
     async def leave(self, request: Request) -> Response:
         """End this session."""

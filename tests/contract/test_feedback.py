@@ -102,28 +102,28 @@ def test_of_many_who_speak_in_the_same_moment_one_is_heard(database: Database, r
     assert len(kept) == 1
 
 
-@pytest.mark.parametrize(
-    ("finding", "word", "why"),
-    [
-        (VOLUME, {"verdict": "maybe"}, "verdict is one of"),
-        (VOLUME, {"verdict": "reject"}, "says why"),
-        (VOLUME, {"verdict": "reject", "code": "bored"}, "reason is one of"),
-        (VOLUME, {"verdict": "reject", "code": "other", "reason": " "}, "written down"),
-        (VOLUME, {"verdict": "accept", "corrected": "3"}, "only who modifies"),
-        (VOLUME, {"verdict": "modify", "code": "wrong_value"}, "what is right"),
-        (VOLUME, {"verdict": "modify", "code": "wrong_value", "corrected": "much"}, "no number"),
-        (VOLUME, {"verdict": "modify", "code": "wrong_value", "corrected": "nan"}, "no number"),
-        (MOTION, {"verdict": "modify", "code": "wrong_class", "corrected": "a\nb"}, "printable"),
-        ("segment:Brain", {"verdict": "modify", "code": "wrong_extent", "corrected": "3"}, "stands in a SEG"),
-        ("segment:Brain", {"verdict": "modify", "code": "wrong_extent", "corrected_uid": "1.2.9"}, "no segmentation"),
-        ("segment:Brain", {"verdict": "modify", "code": "wrong_extent", "corrected_uid": "1.2.3.1"}, "this node's own"),
-        (VOLUME, {"verdict": "reject", "code": "other", "reason": "x" * 2001}, "at most"),
-    ],
-)  # fmt: skip
-def test_what_makes_no_sense_is_refused(database: Database, run: int, finding: str, word: dict[str, Any], why: str) -> None:
+SENSELESS: list[tuple[str, dict[str, Any], str]] = [
+    (VOLUME, {"verdict": "maybe"}, "verdict is one of"),
+    (VOLUME, {"verdict": "reject"}, "says why"),
+    (VOLUME, {"verdict": "reject", "code": "bored"}, "reason is one of"),
+    (VOLUME, {"verdict": "reject", "code": "other", "reason": " "}, "written down"),
+    (VOLUME, {"verdict": "accept", "corrected": "3"}, "only who modifies"),
+    (VOLUME, {"verdict": "modify", "code": "wrong_value"}, "what is right"),
+    (VOLUME, {"verdict": "modify", "code": "wrong_value", "corrected": "much"}, "no number"),
+    (VOLUME, {"verdict": "modify", "code": "wrong_value", "corrected": "nan"}, "no number"),
+    (MOTION, {"verdict": "modify", "code": "wrong_class", "corrected": "a\nb"}, "printable"),
+    ("segment:Brain", {"verdict": "modify", "code": "wrong_extent", "corrected": "3"}, "stands in a SEG"),
+    ("segment:Brain", {"verdict": "modify", "code": "wrong_extent", "corrected_uid": "1.2.9"}, "no segmentation"),
+    ("segment:Brain", {"verdict": "modify", "code": "wrong_extent", "corrected_uid": "1.2.3.1"}, "this node's own"),
+    (VOLUME, {"verdict": "reject", "code": "other", "reason": "x" * 2001}, "at most"),
+]
+
+
+def test_what_makes_no_sense_is_refused(database: Database, run: int) -> None:
     segmentation(database, "1.2.3.1", origin="emitted")
-    with pytest.raises(NotUnderstood, match=why):
-        say(database, run, finding, **word)
+    for finding, word, why in SENSELESS:
+        with pytest.raises(NotUnderstood, match=why):
+            say(database, run, finding, **word)
     assert timeline(database, STUDY).feedback == ()
 
 

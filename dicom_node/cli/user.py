@@ -112,12 +112,14 @@ def _limits(arguments: argparse.Namespace) -> Any:
 
 def _add(arguments: argparse.Namespace) -> None:
     from dicom_node.accounts import hashed
+    from dicom_node.node import prepare
     from storage import accounts
 
     name = arguments.name.lower()
     if not NAME.fullmatch(name):
         raise UsageError(f"'{arguments.name}' is no name of an account: letters, digits and ._@- (64 at most), a letter or digit first")
     config = configuration(arguments)
+    prepare(config)  # the first account may be made before the node was ever started
     with index_of(config) as database:
         with database.read() as connection:
             if accounts.find(connection, name) is not None:

@@ -150,6 +150,15 @@ def test_preferences_are_kept_in_the_account(web: WebNode) -> None:
     assert ('lang="zh-Hans"' in page, 'data-theme="dark"' in page) == (True, True)
 
 
+def test_the_first_account_is_made_before_the_node_ever_ran(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    (tmp_path / "password").write_text(PASSWORD)
+    made = command(config, "user", "add", "ada", "--role", "viewer", "--password-file", str(tmp_path / "password"))
+    assert made.returncode == 0, made.stderr
+    with serving(config) as web, signed_in(web) as browser:
+        assert browser.get("/api/studies").json() == []
+
+
 def test_the_commands_make_accounts_and_tokens(tmp_path: Path) -> None:
     config = configured(tmp_path)
     secret = tmp_path / "password"

@@ -250,7 +250,8 @@ def _spoken(story: Timeline) -> Iterator[Event]:
 def _noted(story: Timeline) -> Iterator[Event]:
     for each in story.audit:
         if each.event not in TOLD:
-            detail = each.detail.get("reason") or ", ".join(f"{key}={value}" for key, value in each.detail.items())
+            every = ", ".join(f"{key}={value}" for key, value in each.detail.items())
+            detail = each.detail.get("reason") or each.detail.get("why") or every
             tone = "urgent" if each.event in _WAITING else "quiet"
             yield Event(each.at, _NOTED.get(each.event, each.event), str(detail)[:300], who=each.actor, tone=tone)
 

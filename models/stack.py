@@ -88,7 +88,7 @@ def _read(spec: DicomSpec, each: InputSpec, images: Sequence[ImageFile], first: 
 def on_grid(first: Volume, other: Volume | None, spec: InputSpec) -> NDArray[np.float32]:
     """The values of a further input on the grid of the first: (slices, rows, columns), float32; zeros for one that is missing.
 
-    Outside of what was imaged stands its lowest value.
+    Up to one of its voxels beyond its edge stands the edge's value, further outside its lowest one.
 
     Raises
     ------
@@ -116,9 +116,9 @@ def on_grid(first: Volume, other: Volume | None, spec: InputSpec) -> NDArray[np.
             f"Input {spec.name} covers {covered:.0%} of the first input's volume; the model needs {spec.grid.min_overlap:.0%}.",
         )
     backwards = into[:3, :3][::-1, ::-1]  # of (slice, row, column) indices
-    values = other.array.astype(np.float32)
+    values = np.pad(other.array.astype(np.float32), 1, mode="edge")  # a grid that begins on the edge is not outside by rounding
     resampled: NDArray[np.float32] = ndimage.affine_transform(
-        values, backwards, into[:3, 3][::-1], output_shape=first.array.shape, order=1, mode="constant", cval=float(values.min())
+        values, backwards, into[:3, 3][::-1] + 1.0, output_shape=first.array.shape, order=1, mode="constant", cval=float(values.min())
     )
     return resampled
 

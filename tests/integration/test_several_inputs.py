@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import tarfile
+from copy import deepcopy
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from dicom_node.config import Config
+from models.bundle import load_bundle
+from models.reader import Stack
+from models.stack import read_inputs
 from storage.timeline import Timeline
-from tests.imaging import series
+from tests.imaging import as_files, series
 from tests.node import StepNode, bright_series, running, send, settings
 from tests.several_inputs import pair_bundle
 
@@ -128,3 +134,51 @@ def test_a_late_flair_runs_the_model_on_both(tmp_path: Path) -> None:
         runs = [each.run for each in opened.story(str(t1[0].StudyInstanceUID)).runs]
     assert [len(each.series_uids) for each in runs] == [1, 2]
     assert runs[1].predecessor_pk == runs[0].pk
+
+
+@pytest.mark.real_data
+def test_a_real_head_on_two_grids_is_one_input(real_data: Path, tmp_path: Path) -> None:
+    """A real T1 beside the same in twice as large voxels: where both have a voxel they are equal, and a node runs the model on both."""
+    fine = real_slices(real_data, 12)
+    coarse = [halved(image) for image in fine[::2]]
+    for image in fine:
+        image.SeriesDescription = "T1"
+    pair_bundle(tmp_path / "bundles", threshold=2 * float(np.mean([image.pixel_array for image in fine])))
+    with running(settings(tmp_path, more=RULE)) as opened:
+        assert set(send(opened, [*fine, *coarse], tmp_path / "sent")) == {0}
+        opened.work()
+        (run,) = [each.run for each in opened.story(str(fine[0].StudyInstanceUID)).runs]
+    assert run.state == "COMPLETED", run.reason
+    first, second = (each["voxels"] for each in run.findings["segments"])
+    assert min(first, second) > 10_000
+    stack = read_inputs(load_bundle(tmp_path / "bundles" / "pair").dicom, [as_files(fine), as_files(coarse)])
+    assert isinstance(stack, Stack)
+    shared = [np.abs(stack.channels[0, start::2, ::2, ::2] - stack.channels[1, start::2, ::2, ::2]).max() for start in (0, 1)]
+    assert min(shared) < 0.1  # in stored values of up to thousands; the other slices are interpolated
+    assert max(shared) > 1
+
+
+def real_slices(real_data: Path, count: int) -> list[Dataset]:
+    """Neighbouring slices from the middle of a real head, in order."""
+    (archive,) = (real_data / "mr-t1").glob("*.tar.xz")
+    with tarfile.open(archive) as tar:
+        found = [(member.name, tar.extractfile(member)) for member in tar if member.name.endswith(".dcm")]
+        images: list[Dataset] = [dcmread(BytesIO(file.read())) for _, file in found if file is not None]
+    images.sort(key=lambda image: int(image.InstanceNumber))
+    middle = len(images) // 2
+    return images[middle : middle + count]
+
+
+def halved(image: Dataset) -> Dataset:
+    """Every second row and column of an image, as an image of another series."""
+    other = deepcopy(image)
+    pixels = image.pixel_array[::2, ::2]
+    other.Rows, other.Columns = pixels.shape
+    other.PixelSpacing = [2 * float(value) for value in image.PixelSpacing]
+    other.PixelData = np.ascontiguousarray(pixels).tobytes()
+    other.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    other.SeriesInstanceUID = generate_uid(entropy_srcs=[str(image.SeriesInstanceUID), "halved"])
+    other.SOPInstanceUID = generate_uid(entropy_srcs=[str(image.SOPInstanceUID), "halved"])
+    other.file_meta.MediaStorageSOPInstanceUID = other.SOPInstanceUID
+    other.SeriesDescription = "FLAIR"
+    return other

@@ -30,7 +30,7 @@ def catch_up(connection: Connection, *, by: str, now: float) -> int:
     query = select(run).where(run.c.pk > newest - _OUT_OF_ORDER, run.c.created_at > now - NEWEST, ~run.c.shadow, missing)
     new = connection.execute(query.order_by(run.c.pk).limit(AT_ONCE)).all()
     for row in new:
-        dataset = _dataset(connection, row)
+        dataset = _dataset(connection, row, by)
         workitems.create(connection, values.text(dataset, values.SOP_INSTANCE), dataset, by=by, now=now, run_pk=row.pk)
     return len(new) + _follow(connection, by, now)
 
@@ -55,7 +55,8 @@ def try_again(connection: Connection, run_pk: int, *, by: str, now: float) -> No
     for uid in connection.scalars(waiting).all():
         item = workitems.get(connection, uid, lock=True)
         workitems.follow(connection, item, State.CANCELED, by=by, now=now, dataset=_ended(connection, item, row))
-    dataset = {**_dataset(connection, row), values.START: element("DT", date_time(now))}
+    before = connection.scalar(select(workitem.c.dataset).where(workitem.c.run_pk == run_pk).order_by(workitem.c.pk.desc()).limit(1))
+    dataset = {**_dataset(connection, row, _retrieved_from(before or {})), values.START: element("DT", date_time(now))}
     workitems.create(connection, values.text(dataset, values.SOP_INSTANCE), dataset, by=by, now=now, run_pk=row.pk)
 
 
@@ -63,7 +64,7 @@ def _same() -> Any:
     return (run.c.state == "IN_PROGRESS") & (workitem.c.state == State.IN_PROGRESS.value)
 
 
-def _dataset(connection: Connection, row: Row[Any]) -> Json:
+def _dataset(connection: Connection, row: Row[Any], ae_title: str) -> Json:
     uid = values.new_uid()
     made: Json = {
         values.SOP_INSTANCE: element("UI", uid),
@@ -74,7 +75,7 @@ def _dataset(connection: Connection, row: Row[Any]) -> Json:
         values.WORKLIST: element("LO", row.rule[:64] or "default"),
         values.START: element("DT", date_time(row.created_at)),
         values.CODES: element("SQ", code(row.bundle[:16], "99DICOMNODE", row.bundle[:64])),
-        values.INPUT: _references(connection, row.study_uid, [pair[0] for pair in row.input_set]),
+        values.INPUT: _references(connection, row.study_uid, [pair[0] for pair in row.input_set], ae_title),
         values.STUDY: element("UI", row.study_uid),
     }
     about = select(patient.c.patient_id, patient.c.name, patient.c.birth_date, patient.c.sex, study.c.accession_number)
@@ -95,8 +96,9 @@ def _priority(connection: Connection, job_pk: int | None) -> str:
     return "HIGH" if added > 0 else "LOW" if added < 0 else "MEDIUM"
 
 
-def _references(connection: Connection, study_uid: str, sop_uids: list[str]) -> Json:
-    """Instances as a sequence of their series (PS3.3 table 10-3b); one that is gone is left out."""
+def _references(connection: Connection, study_uid: str, sop_uids: list[str], ae_title: str) -> Json:
+    """Instances as a sequence of their series, and from where to retrieve them (PS3.3 table 10-3b); one that is gone is left out."""
+    source = {"0040E020": element("CS", "DICOM"), "0040E021": element("SQ", {"00080054": element("AE", ae_title)})} if ae_title else {}
     query = select(series.c.series_uid, instance.c.sop_class_uid, instance.c.sop_uid).join(series, series.c.pk == instance.c.series_pk)
     found: dict[str, list[Json]] = {}
     for start in range(0, len(sop_uids), 500):
@@ -104,10 +106,16 @@ def _references(connection: Connection, study_uid: str, sop_uids: list[str]) -> 
             item = {"00081150": element("UI", row.sop_class_uid), "00081155": element("UI", row.sop_uid)}
             found.setdefault(row.series_uid, []).append(item)
     items = [
-        {values.STUDY: element("UI", study_uid), "0020000E": element("UI", uid), "00081199": element("SQ", *instances)}
+        {values.STUDY: element("UI", study_uid), "0020000E": element("UI", uid), "00081199": element("SQ", *instances), **source}
         for uid, instances in found.items()
     ]
     return element("SQ", *items)
+
+
+def _retrieved_from(dataset: Json) -> str:
+    """The AE title at which a workitem's input is retrieved."""
+    given = next(iter(values.items(dataset, values.INPUT)), {})
+    return values.text(next(iter(values.items(given, "0040E021")), {}), "00080054")
 
 
 def _ended(connection: Connection, item: Workitem, row: Row[Any]) -> Json:
@@ -120,6 +128,6 @@ def _ended(connection: Connection, item: Workitem, row: Row[Any]) -> Json:
         values.PERFORMED_AT: element("DT", date_time(row.started_at or ended)),
         values.PERFORMED_UNTIL: element("DT", date_time(ended)),
         values.PERFORMED_CODES: item.dataset[values.CODES],
-        values.OUTPUT: _references(connection, row.study_uid, objects_of(connection, row.run_key)),
+        values.OUTPUT: _references(connection, row.study_uid, objects_of(connection, row.run_key), _retrieved_from(item.dataset)),
     }
     return {**item.dataset, values.PERFORMED: element("SQ", performed)}

@@ -74,7 +74,9 @@ def test_a_run_left_to_outside_performers_is_claimed_performed_and_delivered(tmp
         catch_up(node)
         assert "waits for somebody outside" in command(node.node.config, "study", "show", uid_of(images)).stdout
         uid = waiting_workitem(node, performer)
-        inputs = performer.get(uid)[1].InputInformationSequence[0].ReferencedSOPSequence
+        given = performer.get(uid)[1].InputInformationSequence[0]
+        assert given.DICOMRetrievalSequence[0].RetrieveAETitle == "NODE"
+        inputs = given.ReferencedSOPSequence
         assert {item.ReferencedSOPInstanceUID for item in inputs} == {image.SOPInstanceUID for image in images}
         assert performer.change(uid, performed()) == 0x0124
         assert performer.state(uid, "IN PROGRESS") == 0x0000

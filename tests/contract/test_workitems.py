@@ -256,6 +256,7 @@ def test_the_workitem_of_a_run_follows_it_to_its_end(database: Database) -> None
     specs = [runs.RunSpec("1.2", 1, ["1.2.1"], [(f"1.2.1.{n}", "00")], "rule", "brain", "1", "d") for n in range(3)]
     with database.begin() as connection:
         pks = [runs.create_run(connection, spec, queue=queue, now=1000.0) for spec in specs]
+        workitem_events.subscribe(connection, "ALL", GLOBAL, channel=WEB, now=1000.0)
     assert tended(database) == 3
     assert tended(database) == 0
     with database.begin() as connection:
@@ -272,6 +273,13 @@ def test_the_workitem_of_a_run_follows_it_to_its_end(database: Database) -> None
         items = {item.run_pk: item for item in workitems.list_items(connection)}
     assert [items[pk].state for pk in pks] == [State.COMPLETED, State.CANCELED, State.SCHEDULED]
     values.check_completed(items[done].shown)
+    with database.read() as connection:
+        reports = workitem_events.waiting(connection, WEB, ["ALL"])
+    assert [values.text(each.content, values.STATE) for each in reports if each.uid == items[done].uid] == [
+        "SCHEDULED",
+        "IN PROGRESS",
+        "COMPLETED",
+    ]
     assert "FAILED: no head" in str(items[failed].shown)
     assert refused(move, database, "IN PROGRESS", LOCK, items[waiting].uid) == 0x0124
     assert cancel(database, items[waiting].uid) == 0

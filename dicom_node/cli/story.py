@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from dicom_node.cli.output import moment, size
 
 if TYPE_CHECKING:
-    from storage.records import DeliveryInstanceRecord, RunRecord, SeriesRecord
     from storage.feedback import FeedbackRecord
+    from storage.records import DeliveryInstanceRecord, RunRecord, SeriesRecord
     from storage.timeline import DeliveryStory, RunStory, Timeline
 
 # Told in their own sections; the audit section is for the rest.

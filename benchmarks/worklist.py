@@ -1,0 +1,142 @@
+"""The worklist with many studies, over HTTP from a served node: `python -m benchmarks.worklist [--studies 100000] [--save]`.
+
+Every 50th study is critical, every 20th urgent. Times are of whole requests (page, or the rows that a search as one types brings), and
+from the commit of a critical finding to its event in the browser's stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import random
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from benchmarks.query_index import fill
+from benchmarks.receivers import Node, await_true, fresh
+from benchmarks.report import WORK, save, spread, table
+from benchmarks.workitems import answers
+from dicom_node.config import load
+from dicom_node.node import prepare
+from storage import runs, worklist_upkeep
+from storage.database import open_database
+from storage.runs import RunSpec
+
+ALERT = {"urgency": "critical", "finding": "Pneumothorax", "reason": "Pneumothorax: Present (0.97)"}
+FOUND = {"classifications": [], "measurements": [{"name": "Volume", "of": "lung", "value": 3.5, "unit": "L"}], "segments": []}
+PAGES = {
+    "first page": "/",
+    "first page, rows only": "/worklist/rows",
+    "sorted by patient": "/?sort=patient&order=asc",
+    "critical": "/?show=critical",
+    "CT of all time": "/?modality=CT",
+    "typed: sm": "/worklist/rows?q=sm",
+    "typed: smith": "/worklist/rows?q=smith",
+    "typed: smi anna": "/worklist/rows?q=" + quote("smi anna"),
+    "typed: A0005": "/worklist/rows?q=A0005",
+    "typed: nothing like it": "/worklist/rows?q=zzqx",
+}
+
+
+def furnish(path: Path, studies: int) -> None:
+    """Studies, and urgency as findings would have given it."""
+    fill(path, studies)
+    database = open_database(f"sqlite:///{path}")
+    try:
+        worklist_upkeep.catch_up(database, now=time.time())
+    finally:
+        database.close()
+    chance, now = random.Random(2), time.time()
+    with closing(sqlite3.connect(path)) as connection:
+        pks = [pk for (pk,) in connection.execute("SELECT study_pk FROM worklist")]
+        level = {pk: 2 if pk % 50 == 0 else 1 if pk % 20 == 0 else 0 for pk in pks}
+        rows = [(level[pk], level[pk], json.dumps([ALERT] * (level[pk] > 0)), now - chance.random() * 3e7, pk) for pk in pks]
+        connection.executemany("UPDATE worklist SET urgency = ?, rank = ?, alerts = ?, arrived_at = ? WHERE study_pk = ?", rows)
+        connection.commit()
+        connection.execute("ANALYZE")
+
+
+def timed(port: int, path: str, repeats: int) -> tuple[list[float], int]:
+    """Milliseconds of each request on one connection, and the bytes of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    times, size = [], 0
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        connection.request("GET", path, headers={"Accept": "text/html"})
+        answer = connection.getresponse()
+        size = len(answer.read())
+        times.append((time.perf_counter() - began) * 1000)
+        if answer.status != 200:
+            raise SystemExit(f"{path}: {answer.status}")
+    connection.close()
+    return times[1:], size
+
+
+def until_told(port: int, index: Path, repeats: int) -> list[float]:
+    """Seconds from the commit of a run with a critical finding to its event."""
+    database = open_database(f"sqlite:///{index}")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", "/events", headers={"Accept": "text/event-stream"})
+    stream, seconds = connection.getresponse(), []
+    with closing(database), database.read() as reading:
+        uids = [row[0] for row in reading.exec_driver_sql(f"SELECT study_uid FROM study ORDER BY pk LIMIT {repeats}")]
+    for number, uid in enumerate(uids):
+        with database.begin() as writing:
+            pk = runs.create_run(writing, RunSpec(uid, 1, ["s"], [(uid, "d")], "r", "chest", "1", "d", run_key=f"bench {number}"))
+            assert pk is not None
+            runs.start_run(writing, pk, "cpu")
+            runs.complete_run(writing, pk, device="cpu", timings={}, findings={**FOUND, "alerts": [ALERT]})
+        began = time.perf_counter()
+        while uid.encode() not in stream.readline():
+            pass
+        seconds.append(time.perf_counter() - began)
+    stream.close()
+    return seconds
+
+
+def measure(
+    studies: int, repeats: int, folder: Path, tell: Callable[[str], None]
+) -> tuple[dict[str, list[float]], dict[str, int], list[float]]:
+    """Times by page (ms), sizes (bytes), and seconds until a finding is told."""
+    node = Node()
+    node.configure(fresh(folder / "worklist"))
+    config = load(node.config)
+    prepare(config)
+    began = time.perf_counter()
+    index = next(path for path in config.node.data_dir.glob("*.sqlite"))
+    furnish(index, studies)
+    tell(f"filled in {time.perf_counter() - began:.0f} s")
+    node.start(folder / "worklist")
+    try:
+        await_true(lambda: answers(node.http), "the node does not answer over HTTP")
+        found = {name: timed(node.http, path, repeats) for name, path in PAGES.items()}
+        told = until_told(node.http, index, 10)
+    finally:
+        node.stop()
+    return {name: times for name, (times, _) in found.items()}, {name: size for name, (_, size) in found.items()}, told
+
+
+def main() -> None:
+    """Measure, print the table and keep it in benchmarks/results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--studies", type=int, default=100_000)
+    parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
+    options = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    times, sizes, told = measure(options.studies, options.repeats, WORK, lambda text: print(text, flush=True))
+    rows = [[name, spread(times[name], "{:.1f}"), f"{sizes[name] / 1000:.0f}"] for name in times]
+    rows.append(["critical finding > event", spread([1000 * each for each in told], "{:.0f}"), ""])
+    text = table([f"worklist of {options.studies:,} studies", "ms, median (range)", "kB"], rows)
+    print(text)
+    if options.save:
+        save("worklist", {"studies": options.studies, "ms": times, "bytes": sizes, "told_s": told}, text)
+
+
+if __name__ == "__main__":
+    main()

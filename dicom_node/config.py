@@ -202,8 +202,8 @@ class RetentionTable(Table):
 
 
 class ExecutorTable(Table):
-    """Where models run. ``deadline`` ends a run that takes longer; ``attempts`` is how often a crashed one is tried again; ``memory`` is what
-    a child on the CPU may take (its address space)."""
+    """Where models run. ``deadline`` ends a run that takes longer; ``attempts`` is how often a crashed one is tried again; ``memory`` is
+    what a child on the CPU may take (its address space)."""
 
     kind: Literal["inline", "process"] = "process"
     devices: Annotated[tuple[Device, ...], Field(min_length=1)] = ("cpu",)

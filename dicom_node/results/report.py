@@ -120,7 +120,7 @@ class _Groups:
         self._prediction = prediction
         self._sources = sources
         self._context = context
-        self._stated = (f"evaluation = {context.evaluation}",) if context.evaluation else ()
+        self._stated: tuple[str, ...] = (f"evaluation = {context.evaluation}",) if context.evaluation else ()
         self._stated += tuple(f"input {each.name} = series {each.series_uid}" for each in context.inputs)
         self._algorithm = _algorithm(prediction.model, *self._stated)
         self._placed = {

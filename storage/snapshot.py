@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy import JSON, Connection, Table, Text, cast, create_engine, func, insert, null, select, text
+from sqlalchemy import JSON, Connection, Table, Text, cast, create_engine, delete, func, insert, null, select, text
 from sqlalchemy.pool import NullPool
 
 from storage import schema
@@ -70,7 +70,11 @@ def _copy_tables(database: Database, target: Path) -> None:
 
 
 def _transfer(reading: Connection, writing: Connection) -> None:
-    for table in schema.metadata.sorted_tables:
+    # Triggers note every row as a change of the worklist, which comes along as it was: only what was open then is open now.
+    noted = schema.worklist_change
+    for table in [*(each for each in schema.metadata.sorted_tables if each is not noted), noted]:
+        if table is noted:
+            writing.execute(delete(noted))
         for rows in _batches(reading, table):
             writing.execute(insert(table), rows)
         _restore_nulls(writing, table)

@@ -298,9 +298,9 @@ def armed(bomb: Bomb) -> Iterator[None]:
             return call
 
         @contextmanager
-        def begin(database: Database) -> Iterator[Connection]:
+        def begin(database: Database, **how: bool) -> Iterator[Connection]:
             bomb.tick()
-            with real_begin(database) as connection:
+            with real_begin(database, **how) as connection:
                 yield connection
                 bomb.tick()
             bomb.tick()

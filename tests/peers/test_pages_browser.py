@@ -112,7 +112,7 @@ def test_a_finding_rises_by_itself_is_rejected_and_becomes_a_label(site: Site, t
     first.locator("a.open").click()
     expect(page.locator("h1")).to_contain_text("王")
     page.screenshot(path=SCREENSHOTS / "study.png")
-    page.locator(".judge details.popup summary").last.click()
+    page.locator("summary[aria-label*='Volume']").click()
     opened = page.locator(".judge details.popup[open]")
     opened.locator("select[name=code]").select_option("wrong_value")
     opened.locator("textarea").fill("far too small")

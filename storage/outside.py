@@ -15,7 +15,7 @@ from storage import deliveries, runs
 from storage import workitem_values as values
 from storage.jobs import JobQueue, JobState
 from storage.records import RunRecord
-from storage.schema import emitted, instance, run, study
+from storage.schema import emitted, instance, job, run, study
 from storage.statements import insert_new
 
 OUTSIDE: Final = "outside"
@@ -26,6 +26,9 @@ _AT_ONCE: Final = 500
 def claim(connection: Connection, queue: JobQueue, run_pk: int, by: str, *, now: float) -> bool:
     """Hand a run that waits to an outside performer; False where it has begun, or waits for another run."""
     record = runs.get_run(connection, run_pk)
+    kind = connection.scalar(select(job.c.kind).where(job.c.pk == record.job_pk))
+    if kind != "infer":
+        return False  # an earlier study is still looked for
     if record.state != "SCHEDULED" or record.job_pk is None or not queue.hand_out(connection, record.job_pk, f"{OUTSIDE}/{by}"):
         return False
     return runs.start_run(connection, run_pk, f"{OUTSIDE}: {by}", now=now) is not None

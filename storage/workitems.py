@@ -314,8 +314,10 @@ def _cancel_run(connection: Connection, queue: JobQueue, item: Workitem, by: str
     assert item.run_pk is not None
     record = runs.get_run(connection, item.run_pk)
     why = f"canceled by {by}, as workitem {item.uid}"
-    if record.state not in runs.WAITING:
+    if record.state == "CANCELED":
         return
+    if record.state not in runs.WAITING:
+        raise WorkitemRefused(PERFORMER_CHOOSES_NOT_TO, "the run has ended, and its workitem is about to say so")
     if record.job_pk is not None and not queue.cancel(record.job_pk, why, connection=connection):
         raise WorkitemRefused(PERFORMER_CHOOSES_NOT_TO, "the run has begun just now; ask again")
     runs.cancel_run(connection, record.pk, why)

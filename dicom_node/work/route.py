@@ -224,6 +224,9 @@ class RouteHandler(NodeHandler):
         assert outcome.selection is not None
         assert outcome.chosen is not None
         bundle = outcome.chosen.bundle
+        after = (*bundle.dicom.predecessors, *(("", model) for model in outcome.rule.after))
+        # What waits gets its key when its input is there; that a person asked for it has to be part of it then as well.
+        asked = {"again": again.salt} if again and again.salt and (after or bundle.dicom.prior) else {}
         return [
             RunSpec(
                 study_uid=study.study_uid,
@@ -234,11 +237,11 @@ class RouteHandler(NodeHandler):
                 bundle=bundle.name,
                 bundle_version=bundle.version,
                 release_digest=bundle.digest,
-                parameters=with_inputs(bundle, group),
+                parameters={**with_inputs(bundle, group), **asked},
                 deliver_to=() if outcome.shadow else outcome.rule.deliver,
                 salt=again.salt if again else "",
                 asks_prior=bundle.dicom.prior is not None,
-                after=(*bundle.dicom.predecessors, *(("", model) for model in outcome.rule.after)),
+                after=after,
                 release_pk=outcome.chosen.release_pk,
                 outside=outcome.rule.perform == "outside" and not outcome.shadow,
                 shadow=outcome.shadow,

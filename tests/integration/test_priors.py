@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dicom_node.actions import rerun_study
 from dicom_node.work.prior import agree
+from storage import outside
+from storage.jobs import JobQueue
 from storage.records import RunRecord
 from tests.node import StepNode, running, send, settings, uid_of
 from tests.priors import RULE, comparing_bundle, study
@@ -37,13 +41,34 @@ def test_the_newest_earlier_study_that_is_here_is_used(tmp_path: Path) -> None:
         send(opened, now, tmp_path / "sent")
         opened.complete()
         assert opened.route.step()
-        assert the_run(opened, uid_of(now)).reason == "waits for a prior study"
+        waiting = the_run(opened, uid_of(now))
+        assert waiting.reason == "waits for a prior study"
+        with opened.node.database.begin() as connection:
+            queue = JobQueue(opened.node.database)
+            assert not outside.claim(connection, queue, waiting.pk, "OTHER", now=time.time()), "the search is not skipped"
         opened.work()
         run = the_run(opened, uid_of(now))
         assert voxels(run) == [0, 18]
         assert {uid for uid, _ in run.input_set} == {str(image.SOPInstanceUID) for image in (*now, *then)}
         assert run.parameters["inputs"]["then"] == str(then[0].SeriesInstanceUID)
         assert told(opened, uid_of(now)) == [("prior.used", f"study {uid_of(then)}, which is here")]
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_rerun_on_a_persons_word_is_carried_out(tmp_path: Path, earlier: bool) -> None:
+    comparing_bundle(tmp_path / "bundles")
+    config = settings(tmp_path, more=RULE)
+    now = study("20250102")
+    with running(config) as opened:
+        if earlier:
+            send(opened, study("20230101"), tmp_path / "sent")
+            opened.work()
+        send(opened, now, tmp_path / "sent")
+        opened.work()
+        rerun_study(config, opened.node.database, uid_of(now), who="ada", why="once more", now=time.time())
+        opened.work()
+        states = [each.run.state for each in opened.story(uid_of(now)).runs]
+    assert states == ["COMPLETED", "COMPLETED"]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from dicom_node.config import WebTable, is_loopback
 from dicom_node.viewer import BASE
 from dicom_node.web.dicomweb.errors import RETRY_AFTER, answer
 from dicom_node.web.forged import SAFE, unless_forged
-from dicom_node.web.identities import COOKIE, SECURE_COOKIE, Identities, Principal
+from dicom_node.web.identities import COOKIE, SECURE_COOKIE, SESSION, TOKEN, Identities, Principal
 from dicom_node.web.reach import refusal
 from storage import audit
 from storage.database import Database
@@ -243,7 +243,9 @@ class Gate:
         right = right_of(scope["method"], scope["path"])
         if not found.may(right):
             challenge = {"WWW-Authenticate": 'Bearer realm="dicom-node", error="insufficient_scope"'}
-            return await self._refuse(scope, headers, Refusal(403, f"'{found.name}' has not the right to {right}", challenge))
+            return await self._refuse(
+                scope, headers, Refusal(403, f"'{found.name}' has not the right to {right}", challenge, suspicious=True)
+            )
         if found.limits and (beyond := await self._beyond(scope, found)):
             return await self._refuse(scope, headers, beyond)
         if found.csrf and scope["method"] not in SAFE:
@@ -253,7 +255,7 @@ class Gate:
                 return await self._refuse(scope, headers, Refusal(403, why, suspicious=True))
             receive = body
         state = scope.setdefault("state", {})
-        state["principal"], state["csrf_token"] = found, found.csrf
+        state["principal"], state["csrf_token"], state["note_refusal"] = found, found.csrf, self._refusals.note
         return receive
 
     async def _who(self, headers: Headers) -> Principal | Refusal:
@@ -262,17 +264,19 @@ class Gate:
         if scheme:
             found = self._authenticator.identify(headers)
             if isinstance(found, Refusal) and scheme.lower() == "bearer" and token.strip():
-                known, own = self._identities.remembered(token.strip())
+                known, own = self._identities.remembered(TOKEN, token.strip())
                 own = own if known else await run_in_threadpool(self._identities.of_token, token.strip())
                 return own or found
             return found
         secret = session_of(headers)
         if secret is not None:
-            known, own = self._identities.remembered(secret)
+            known, own = self._identities.remembered(SESSION, secret)
             own = own if known else await run_in_threadpool(self._identities.of_session, secret)
             if own is not None:
                 return own
         if not self._authenticator.lets_anybody_in and await self._accounts_exist():
+            if secret is not None:
+                return _unauthorized("the session has ended, or is none of this node's", error="invalid_token")
             return _unauthorized("sign in, or send a token: Authorization: Bearer ...")
         return self._authenticator.identify(headers)
 
@@ -282,7 +286,8 @@ class Gate:
             why = await run_in_threadpool(refusal, self._database, found, scope["path"], scope["query_string"])
         except IndexUnavailable as error:
             return Refusal(503, str(error), RETRY_AFTER)
-        return Refusal(404 if why == "no such study" else 403, why) if why else None
+        missing = why == "no such study"  # noted already where there is one
+        return Refusal(404 if missing else 403, why, suspicious=not missing) if why else None
 
     async def _accounts_exist(self) -> bool:
         known = self._identities.accounts_known()

@@ -22,6 +22,7 @@ MOMENT: Final = 2.0  # seconds: so late is noticed that an account was disabled 
 MOST: Final = 10_000  # remembered at most
 TOUCH_EVERY: Final = 60.0
 COOKIE: Final = "dicom_node_session"
+SESSION, TOKEN = "session ", "token "  # what a secret is of; one is never taken for the other
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
 
 
@@ -73,34 +74,34 @@ class Identities:
             self._any = (time.monotonic(), known)
         return known
 
-    def remembered(self, secret: str) -> tuple[bool, Principal | None]:
-        """Whether a secret was looked up a moment ago, and whose it was; without asking the index."""
-        at, found = self._known.get(digest_of(secret), (0.0, None))
+    def remembered(self, kind: str, secret: str) -> tuple[bool, Principal | None]:
+        """Whether a session's or a token's secret was looked up a moment ago, and whose it was; without asking the index."""
+        at, found = self._known.get(kind + digest_of(secret), (0.0, None))
         return (bool(at) and time.monotonic() - at < MOMENT, found)
 
     def of_session(self, secret: str) -> Principal | None:
         """Whose session a cookie is of."""
-        return self._look_up(secret, self._session)
+        return self._look_up(SESSION, secret, self._session)
 
     def of_token(self, secret: str) -> Principal | None:
         """Whose token this is."""
-        return self._look_up(secret, self._token)
+        return self._look_up(TOKEN, secret, self._token)
 
     def forget(self, secret: str) -> None:
         """A session was ended here."""
         with self._lock:
-            self._known.pop(digest_of(secret), None)
+            self._known.pop(SESSION + digest_of(secret), None)
 
-    def _look_up(self, secret: str, find: Callable[[str], Principal | None]) -> Principal | None:
+    def _look_up(self, kind: str, secret: str, find: Callable[[str], Principal | None]) -> Principal | None:
         digest = digest_of(secret)
-        at, found = self._known.get(digest, (0.0, None))
+        at, found = self._known.get(kind + digest, (0.0, None))
         if at and time.monotonic() - at < MOMENT:
             return found
         found = find(digest)
         with self._lock:
             if len(self._known) >= MOST:
                 self._known.clear()
-            self._known[digest] = (time.monotonic(), found)
+            self._known[kind + digest] = (time.monotonic(), found)
         return found
 
     def _session(self, digest: str) -> Principal | None:

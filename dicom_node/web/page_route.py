@@ -33,5 +33,8 @@ class PageRoute(Route):
         """
         principal = scope.get("state", {}).get("principal")
         if self.right is not None and (principal is None or not principal.may(self.right)):
-            raise Forbidden(f"this needs the right to {self.right}")
+            why = f"this needs the right to {self.right}"
+            if principal is not None:
+                await scope["state"]["note_refusal"](scope["client"][0] if scope.get("client") else "", f"'{principal.name}': {why}")
+            raise Forbidden(why)
         await super().handle(scope, receive, send)

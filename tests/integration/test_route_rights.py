@@ -94,10 +94,27 @@ def test_nobody_else_reaches_anything(web: WebNode, header: dict[str, str]) -> N
     assert reached == []
 
 
-def test_refusals_are_noted(web: WebNode) -> None:
-    with web.node.database.read() as connection:
-        noted = list(connection.execute(select(audit.c.event)).scalars())
-    assert "token.refused" in noted
+@pytest.mark.parametrize(
+    ("name", "asked", "why"),
+    [
+        ("viewer", ("POST", "/api/jobs/1/retry"), "has not the right to operate"),
+        ("viewer", ("POST", "/jobs/retry"), "this needs the right to operate"),
+        ("", ("GET", "/api/jobs"), "the session has ended"),
+    ],
+)
+def test_refusals_are_noted(tmp_path: Path, name: str, asked: tuple[str, str], why: str) -> None:
+    with serving(configured(tmp_path, web=SETTINGS)) as web:
+        with web.node.database.begin() as connection:
+            accounts.add(connection, "viewer", hashed("x", PASSWORD), "viewer", Limits(), actor="test")
+        if name:
+            with signed_in(web, name) as (browser, token):
+                assert status(browser, *asked, token) == 403
+        else:
+            with httpx.Client(base_url=f"http://127.0.0.1:{web.port}") as stranger:
+                assert status(stranger, *asked, {"Cookie": f"{COOKIE}=stolen"}) == 401
+        with web.node.database.read() as connection:
+            noted = list(connection.execute(select(audit.c.detail).where(audit.c.event == "token.refused")).scalars())
+    assert [each["count"] for each in noted if why in each["why"]] == [1]
 
 
 def test_an_account_of_one_modality_sees_only_such_studies(tmp_path: Path) -> None:

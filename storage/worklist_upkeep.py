@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 from storage.database import Database
 from storage.names import fold_name
 from storage.schema import delivery, feedback, instance, patient, run, series, study, worklist, worklist_change, worklist_event
+from storage.standing import successors
 from storage.statements import insert_new
 
 BATCH: Final = 100  # studies of one transaction: others write between two
@@ -157,25 +158,26 @@ def folded(text: str) -> str:
     return fold_name(text.replace("=", " "))
 
 
-def _runs(connection: Connection, uids: Sequence[str]) -> dict[str, list[Row[Any]]]:
-    """The newest run of each model, one that was canceled only where there is no other; the newest first."""
+def _runs(connection: Connection, uids: Sequence[str]) -> dict[str, list[Any]]:
+    """Every run that is no shadow; the newest first."""
     columns = (
         run.c.study_uid,
         run.c.pk,
+        run.c.rule,
         run.c.bundle,
         run.c.bundle_version,
+        run.c.study_revision,
+        run.c.series_uids,
         run.c.state,
+        run.c.shadow,
+        run.c.delivered,
+        run.c.predecessor_pk,
         run.c.finished_at,
         run.c.findings,
         run.c.recalled_at,
     )
     query = select(*columns).where(run.c.study_uid.in_(uids), ~run.c.shadow).order_by(run.c.pk.desc())
-    newest: dict[tuple[str, str], Any] = {}
-    for row in connection.execute(query):
-        other = newest.setdefault((row.study_uid, row.bundle), row)
-        if other.state == "CANCELED" and row.state != "CANCELED":
-            newest[row.study_uid, row.bundle] = row
-    return _grouped(newest.values())
+    return _grouped(connection.execute(query))
 
 
 def _rejected(connection: Connection, uids: Sequence[str]) -> set[tuple[int, str]]:
@@ -210,8 +212,9 @@ def _grouped(rows: Iterable[Row[Any]]) -> dict[Any, list[Row[Any]]]:
     return groups
 
 
-def _of_runs(rows: Sequence[Row[Any]], rejected: Set[tuple[int, str]]) -> dict[str, Any]:
-    standing = (row for row in rows if row.state == "COMPLETED" and row.recalled_at is None and row.findings)
+def _of_runs(rows: Sequence[Any], rejected: Set[tuple[int, str]]) -> dict[str, Any]:
+    replaced = successors(rows)
+    standing = (row for row in rows if row.state == "COMPLETED" and row.recalled_at is None and row.findings and row.pk not in replaced)
     valid = [row for row in standing if (row.pk, "*") not in rejected]
     raised = [(row, alert) for row in valid for alert in row.findings.get("alerts", ())]
     alerts = [{**alert, "model": row.bundle} for row, alert in raised if (row.pk, alert["finding"]) not in rejected]
@@ -219,18 +222,37 @@ def _of_runs(rows: Sequence[Row[Any]], rejected: Set[tuple[int, str]]) -> dict[s
     urgency = max((URGENCIES.get(alert["urgency"], 0) for alert in alerts), default=0)
     worst = {alert["model"] for alert in alerts if URGENCIES.get(alert["urgency"], 0) == urgency}
     findings = [finding for row in valid for finding in _findings(row.findings) if (row.pk, _name(finding)) not in rejected]
+    newest = _newest(rows)
     return {
         "urgency": urgency,
         "raised_at": max((row.finished_at for row in valid if row.bundle in worst), default=None),
         "alerts": alerts[:FINDINGS_SHOWN],
-        "run_state": max((RUN_STATES.index(row.state) for row in rows), default=0),
+        "run_state": max((RUN_STATES.index(row.state) for row in newest), default=0),
         "models": [
             {"bundle": row.bundle, "version": row.bundle_version, "state": row.state, "recalled": row.recalled_at is not None}
-            for row in rows
+            for row in newest
         ],
         "finding_count": len(alerts) + sum("label" in finding for finding in findings),
         "findings": findings[:FINDINGS_SHOWN],
     }
+
+
+def _newest(rows: Iterable[Any]) -> list[Any]:
+    """What each model does now: its newest run, one that was canceled only where there is no other; of several series the worst one."""
+    of_series: dict[tuple[str, str, tuple[str, ...]], Any] = {}
+    for row in rows:
+        key = (row.bundle, row.rule, tuple(row.series_uids))
+        other = of_series.setdefault(key, row)
+        if other.state == "CANCELED" and row.state != "CANCELED":
+            of_series[key] = row
+    shown: dict[str, Any] = {}
+    for row in of_series.values():
+        shown[row.bundle] = max(shown.get(row.bundle, row), row, key=_now)
+    return sorted(shown.values(), key=lambda row: -row.pk)
+
+
+def _now(row: Any) -> tuple[bool, int, int]:
+    return row.state != "CANCELED", row.study_revision, RUN_STATES.index(row.state)
 
 
 def _name(finding: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.cli.output import moment, size
+from storage.standing import successors
 
 if TYPE_CHECKING:
     from storage.feedback import FeedbackRecord
@@ -95,9 +96,9 @@ def _title(series: SeriesRecord) -> str:
 
 
 def _runs(story: Timeline) -> Iterator[str]:
-    successors = {each.run.predecessor_pk: each.run.pk for each in story.runs if each.run.state == "COMPLETED" and not each.run.shadow}
+    replaced = successors(each.run for each in story.runs)
     for each in story.runs:
-        yield from _run(each, successors.get(each.run.pk))
+        yield from _run(each, replaced.get(each.run.pk))
 
 
 def _standing(run: RunRecord, successor: int | None) -> Iterator[str]:

@@ -119,18 +119,81 @@ def test_a_finding_of_a_recalled_release_or_of_a_run_that_looks_on_is_not_urgent
     assert (entry(database, "1.1").models, entry(database, "1.1").urgency) == ([], 0)
 
 
+def again(database: Database, of: int, key: str, **columns: Any) -> int:
+    """A run of the same model and series that is to replace another."""
+    with database.begin() as connection:
+        spec = RunSpec("1.1", 1, ["1.1.1"], [("1.1.1.1", "d")], "r", "chest", key, f"release {key}", salt=key, predecessor_pk=of)
+        pk = runs.create_run(connection, spec, queue=JobQueue(database), now=5.0)
+        assert pk is not None
+        if columns:
+            connection.execute(update(run).where(run.c.pk == pk).values(**columns))
+    return pk
+
+
 def test_the_newest_run_of_a_model_counts_and_a_canceled_one_only_without_another(database: Database) -> None:
     add(database, "1.1")
-    end(database, start(database, "1.1"), FOUND)
-    with database.begin() as connection:
-        spec = RunSpec("1.1", 2, ["1.1.1"], [("1.1.1.1", "e")], "r", "chest", "2", "new")
-        newer = runs.create_run(connection, spec, now=5.0) or 0
-        runs.cancel_run(connection, newer, "superseded")
+    first = start(database, "1.1")
+    end(database, first, FOUND)
+    newer = again(database, first, "2", state="CANCELED")
     assert [(model["version"], model["state"]) for model in entry(database, "1.1").models] == [("1", "COMPLETED")]
     with database.begin() as connection:
         connection.execute(update(run).where(run.c.pk == newer).values(state="COMPLETED", findings={}))
     row = entry(database, "1.1")
     assert ([model["version"] for model in row.models], row.urgency) == (["2"], 0)
+
+
+@pytest.mark.parametrize("state", ["SCHEDULED", "IN_PROGRESS", "FAILED", "CANCELED", "NOT_APPLICABLE"])
+def test_what_was_found_stays_urgent_while_its_model_is_tried_again_and_where_that_fails(database: Database, state: str) -> None:
+    add(database, "1.1")
+    first = start(database, "1.1")
+    end(database, first, FOUND, now=2000.0)
+    before = entry(database, "1.1")
+    again(database, first, "2", state=state)
+    row = entry(database, "1.1")
+    assert (row.urgency, row.raised_at, row.alerts, row.findings) == (2, 2000.0, before.alerts, before.findings)
+    assert [model["state"] for model in row.models] == ["COMPLETED" if state == "CANCELED" else state]
+    assert listed(database, quick="critical") == ["1.1"]
+
+
+def test_a_result_stands_again_when_the_one_that_replaced_it_is_recalled(database: Database) -> None:
+    add(database, "1.1")
+    first = start(database, "1.1")
+    end(database, first, FOUND)
+    second = again(database, first, "2")
+    end(database, second, {"classifications": []}, now=2500.0)
+    assert entry(database, "1.1").urgency == 0
+    with database.begin() as connection:
+        connection.execute(update(run).where(run.c.pk == second).values(recalled_at=2600.0, recall_reason="wrong weights"))
+    row = entry(database, "1.1")
+    assert (row.urgency, row.raised_at, row.models[0]["recalled"]) == (2, 2000.0, True)
+
+
+def test_a_finding_in_one_series_is_not_hidden_by_the_run_on_another(database: Database) -> None:
+    add(database, "1.1")
+    end(database, start(database, "1.1"), FOUND)
+    with database.begin() as connection:
+        spec = RunSpec("1.1", 1, ["1.1.2"], [("1.1.2.1", "d")], "r", "chest", "1", "of the second series")
+        other = runs.create_run(connection, spec, queue=JobQueue(database), now=1.0) or 0
+    end(database, other, {"classifications": []})
+    assert entry(database, "1.1").urgency == 2
+    with database.begin() as connection:
+        connection.execute(update(run).where(run.c.pk != other).values(state="FAILED"))
+    assert entry(database, "1.1").models[0]["state"] == "FAILED"
+
+
+def test_what_a_newer_revision_overtook_counts_until_that_one_is_done(database: Database) -> None:
+    add(database, "1.1")
+    overtaken = start(database, "1.1")
+    with database.begin() as connection:
+        runs.start_run(connection, overtaken, "cpu", now=1.0)
+        queue = JobQueue(database)
+        spec = RunSpec("1.1", 2, ["1.1.1"], [("1.1.1.1", "d"), ("1.1.1.2", "e")], "r", "chest", "1", "second revision")
+        newer = runs.create_run(connection, spec, queue=queue, now=5.0) or 0
+        connection.execute(update(run).where(run.c.pk == overtaken).values(delivered=False))
+    end(database, overtaken, FOUND)
+    assert entry(database, "1.1").urgency == 2
+    end(database, newer, {"classifications": []})
+    assert entry(database, "1.1").urgency == 0
 
 
 def test_the_urgent_come_first_then_the_newest_and_what_was_read_sinks(database: Database) -> None:

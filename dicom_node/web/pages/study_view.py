@@ -11,6 +11,7 @@ from storage import feedback
 from storage.feedback import FeedbackRecord, Finding
 from storage.patient_history import Point
 from storage.records import RunRecord, SelectionRecord
+from storage.standing import successors
 from storage.timeline import DeliveryStory, RunStory, Timeline
 
 VERDICTS: Final = {feedback.ACCEPT: N_("accepted"), feedback.MODIFY: N_("corrected"), feedback.REJECT: N_("rejected")}
@@ -94,8 +95,8 @@ class Event:
 
 def results_of(story: Timeline, history: Mapping[tuple[str, str], Sequence[Point]], study_uid: str) -> list[Result]:
     """The runs of a study as people see them, those that stand first, the newest first of these."""
-    successors = {each.run.predecessor_pk: each.run.pk for each in story.runs if each.run.state == "COMPLETED" and not each.run.shadow}
-    found = [_result(each, story.feedback, successors.get(each.run.pk), history, study_uid) for each in story.runs if not each.run.shadow]
+    replaced = successors(each.run for each in story.runs)
+    found = [_result(each, story.feedback, replaced.get(each.run.pk), history, study_uid) for each in story.runs if not each.run.shadow]
     return sorted(found, key=lambda each: (not each.stands, -each.run.pk))
 
 

@@ -31,8 +31,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dicom_node.accounts import ADMINISTER, DELETE, OPERATE, READ, REPORT, STORE
 from dicom_node.config import WebTable, is_loopback
 from dicom_node.viewer import BASE
-from dicom_node.web.dicomweb.errors import RETRY_AFTER, answer
-from dicom_node.web.forged import SAFE, unless_forged
+from dicom_node.web.dicomweb.errors import RETRY_AFTER, WebError, answer
+from dicom_node.web.forged import SAFE, again, bears, is_form, whole_form
 from dicom_node.web.identities import COOKIE, SECURE_COOKIE, SESSION, TOKEN, Identities, Principal
 from dicom_node.web.reach import refusal
 from storage import audit
@@ -51,7 +51,7 @@ OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", SIGN_IN, PREFERENCES})
 PROGRAMS: Final = (API, "/dicom-web", "/wado", "/metrics", STATIC)  # what programs ask for; the rest are pages
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 ANONYMOUS: Final = "anonymous"
-REFUSALS_NOTED_EVERY = 60.0  # seconds, for one address: whoever guesses tokens must not fill the audit trail
+REFUSALS_NOTED_EVERY = 60.0  # seconds, for one address and reason: whoever guesses tokens must not fill the audit trail
 ADDRESSES_REMEMBERED = 1000
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
@@ -230,7 +230,8 @@ class Gate:
         if self._authenticator.origin_is_foreign(headers, scope["method"]):
             return _answer(Refusal(403, "pages of this origin may not ask; see [web] allowed_origins"))
         if open_to_all and scope["method"] not in SAFE:
-            return receive
+            body = await self._form(receive)
+            return body if isinstance(body, Response) else again(body, receive)
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             preflight = {"Access-Control-Allow-Methods": CORS_METHODS, "Access-Control-Allow-Headers": CORS_HEADERS}
             return Response(status_code=204, headers={**preflight, "Access-Control-Max-Age": "600"})
@@ -248,12 +249,16 @@ class Gate:
             )
         if found.limits and (beyond := await self._beyond(scope, found)):
             return await self._refuse(scope, headers, beyond)
-        if found.csrf and scope["method"] not in SAFE:
-            body = await unless_forged(headers, receive, found.csrf)
-            if body is None:
-                why = "the form is not one of this session's; open the page again"
-                return await self._refuse(scope, headers, Refusal(403, why, suspicious=True))
-            receive = body
+        if scope["method"] not in SAFE and (is_form(headers) or not _of_programs(scope["path"])):
+            form = await self._form(receive)
+            if isinstance(form, Response):
+                return form
+            receive = again(form, receive)
+        else:
+            form = b""
+        if found.csrf and scope["method"] not in SAFE and not bears(headers, form, found.csrf):
+            why = "the form is not one of this session's; open the page again"
+            return await self._refuse(scope, headers, Refusal(403, why, suspicious=True))
         state = scope.setdefault("state", {})
         state["principal"], state["csrf_token"], state["note_refusal"] = found, found.csrf, self._refusals.note
         return receive
@@ -283,11 +288,18 @@ class Gate:
     async def _beyond(self, scope: Scope, found: Principal) -> Refusal | None:
         """Why somebody who is limited gets no answer there."""
         try:
-            why = await run_in_threadpool(refusal, self._database, found, scope["path"], scope["query_string"])
+            why = await run_in_threadpool(refusal, self._database, found, scope["method"], scope["path"], scope["query_string"])
         except IndexUnavailable as error:
             return Refusal(503, str(error), RETRY_AFTER)
         missing = why == "no such study"  # noted already where there is one
         return Refusal(404 if missing else 403, why, suspicious=not missing) if why else None
+
+    async def _form(self, receive: Receive) -> bytes | Response:
+        """A form, or why it is not taken; who did not send the whole of it is not waited for."""
+        try:
+            return await whole_form(receive)
+        except WebError as error:
+            return answer(error.status, str(error), {"Connection": "close"})
 
     async def _accounts_exist(self) -> bool:
         known = self._identities.accounts_known()
@@ -337,7 +349,7 @@ def _complete(headers: MutableHeaders, allowed_origin: str | None) -> None:
 
 
 class RefusalTrail:
-    """Audit rows and log lines for refused tokens, at most one a minute for an address; the next one counts those between."""
+    """Audit rows and log lines for refusals, at most one a minute for an address and a reason; the next one counts those between."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -345,21 +357,21 @@ class RefusalTrail:
         self._last: dict[str, tuple[float, int]] = {}
 
     async def note(self, address: str, why: str) -> None:
-        count = self._due(address, time.monotonic())
+        count = self._due(f"{address} {why}", time.monotonic())
         if count:
             log.warning("web.refused", address=address, why=why, count=count)
             await run_in_threadpool(self._record, address, why, count)
 
-    def _due(self, address: str, now: float) -> int:
+    def _due(self, key: str, now: float) -> int:
         """How many refusals are to be noted now; 0: later."""
         with self._lock:
-            at, count = self._last.get(address, (-REFUSALS_NOTED_EVERY, 0))
+            at, count = self._last.get(key, (-REFUSALS_NOTED_EVERY, 0))
             if now - at < REFUSALS_NOTED_EVERY:
-                self._last[address] = (at, count + 1)
+                self._last[key] = (at, count + 1)
                 return 0
             if len(self._last) >= ADDRESSES_REMEMBERED:
                 del self._last[next(iter(self._last))]
-            self._last[address] = (now, 0)
+            self._last[key] = (now, 0)
             return count + 1
 
     def _record(self, address: str, why: str, count: int) -> None:

@@ -22,8 +22,14 @@ WADO: Final = "/wado"
 FILTERED: Final = re.compile(r"/|/worklist(/.*)?|/events|/account(/.*)?|/sign-out|/dicom-web/(studies|series|instances)|/api/studies")
 
 
-def refusal(database: Database, principal: Principal, path: str, query: bytes) -> str:
+STOW: Final = "/dicom-web/studies"
+
+
+def refusal(database: Database, principal: Principal, method: str, path: str, query: bytes) -> str:
     """Why a limited principal gets no answer there, noted in the audit trail; empty where it does."""
+    if path == STOW and method not in ("GET", "HEAD"):
+        # What is stored could be of any study, and by its own series that one would come within the limits.
+        return f"'{principal.name}' is limited to some studies, and stores in these only: POST to {STOW}/ and the study's UID"
     found = STUDY.fullmatch(path)
     named = found.group(1) if found else ""
     if path == WADO:

@@ -85,7 +85,7 @@ class Duties:
             log.warning("jobs.reclaimed", count=freed)
         with self._node.database.begin() as connection:
             runs.settle(connection, now=self._node.clock())
-            chaining.follow(connection, self._queue, now=self._node.clock())
+            chaining.follow(connection, self._queue, share=self._node.config.jobs.fair_share, now=self._node.clock())
             deliveries.settle(connection, now=self._node.clock())
             commitments.settle(connection, now=self._node.clock())
         return freed

@@ -12,9 +12,10 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
-from storage.jobs import JobQueue, JobSpec
+from storage.feedback import SEGMENTATIONS
+from storage.jobs import JobQueue
 from storage.records import RunRecord
-from storage.runs import INPUTS, RunSpec, run_key
+from storage.runs import INPUTS, RunSpec, infer_job, run_key
 from storage.schema import instance, run, run_wait, series
 from storage.statements import is_one_of
 
@@ -38,19 +39,25 @@ def wait(connection: Connection, run_pk: int, after: Sequence[tuple[str, RunReco
 
 
 def segments_of(connection: Connection, key: str, segments: Segments) -> tuple[str, str, str] | None:
-    """Find the instance that holds a run's segments: its series, its UID and digest; None where the run made none."""
+    """Find the instance that holds a run's segments: its series, its UID and digest; None where the run made none.
+
+    Of a run that somebody outside performed, the first of the segmentations that the performer listed.
+    """
+    query = select(series.c.series_uid, instance.c.sop_uid, instance.c.digest).join(series, series.c.pk == instance.c.series_pk)
     for uid in segments(key):
-        query = select(series.c.series_uid, instance.c.sop_uid, instance.c.digest).join(series, series.c.pk == instance.c.series_pk)
         row = connection.execute(query.where(instance.c.sop_uid == uid)).one_or_none()
         if row is not None:
             return row.series_uid, row.sop_uid, row.digest
-    return None
+    received = query.where(instance.c.run_key == key, instance.c.origin != "emitted", instance.c.sop_class_uid.in_(SEGMENTATIONS))
+    row = connection.execute(received.order_by(instance.c.sop_class_uid, instance.c.pk).limit(1)).one_or_none()
+    return None if row is None else (row.series_uid, row.sop_uid, row.digest)
 
 
-def follow(connection: Connection, queue: JobQueue, segments: Segments, *, now: float) -> int:
+def follow(connection: Connection, queue: JobQueue, segments: Segments, *, share: float = 0.0, now: float) -> int:
     """Queue the runs whose wait is over, and end those for which it was in vain; how many were touched.
 
     In the transaction that ends the run they wait for; once more from time to time, for runs that ended without one.
+    With ``share`` those of one source take their turns (`storage.fair_share`), and have waited since they were made.
     """
     touched = 0
     while True:
@@ -59,7 +66,7 @@ def follow(connection: Connection, queue: JobQueue, segments: Segments, *, now: 
             return touched
         for pk in dict.fromkeys(row.pk for row in rows):
             touched += 1
-            _go_on(connection, queue, pk, segments, now)
+            _go_on(connection, queue, pk, segments, share, now)
 
 
 def reopen(connection: Connection, after_pk: int) -> None:
@@ -87,7 +94,7 @@ def _over(connection: Connection) -> Sequence[Any]:
     return [row for row in rows if row.pk in vain or row.pk not in held]
 
 
-def _go_on(connection: Connection, queue: JobQueue, pk: int, segments: Segments, now: float) -> None:
+def _go_on(connection: Connection, queue: JobQueue, pk: int, segments: Segments, share: float, now: float) -> None:
     me = connection.execute(select(run).where(run.c.pk == pk).with_for_update()).one()
     query = select(run, run_wait.c.input, run_wait.c.priority, run_wait.c.max_attempts).join(run_wait, run_wait.c.after_pk == run.c.pk)
     pairs, chosen = [(uid, digest) for uid, digest in me.input_set], dict(me.parameters.get(INPUTS, {}))
@@ -114,8 +121,8 @@ def _go_on(connection: Connection, queue: JobQueue, pk: int, segments: Segments,
     if before is not None:
         _end(connection, pk, "CANCELED", f"this very input was given to run {before}", now)
         return
-    queue_name, payload = "outside" if me.device == "outside" else "infer", {"run_pk": pk, "run_key": key}
-    job = JobSpec(kind="infer", queue=queue_name, dedupe_key=f"infer:{key}", payload=payload, study_uid=me.study_uid, **work)
+    work |= {"queue": "outside" if me.device == "outside" else "infer", "share": share, "since": me.created_at}
+    job = infer_job(connection, pk, key, me.study_uid, **work)
     values = {"input_set": [list(pair) for pair in pairs], "parameters": parameters, "run_key": key, "reason": None}
     connection.execute(update(run).where(run.c.pk == pk).values(**values, job_pk=queue.enqueue(connection, job)))
 

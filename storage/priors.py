@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from storage.jobs import ClaimedJob, JobQueue, JobSpec
-from storage.runs import INPUTS, RunSpec, run_key
+from storage.runs import INPUTS, RunSpec, infer_job, run_key
 from storage.schema import instance, patient, prior_study, run, study
 from storage.statements import insert_new
 
@@ -82,6 +82,7 @@ def go_on(
     said: str,
     *,
     priority: int,
+    share: float = 0.0,
     now: float,
 ) -> bool:
     """Queue a run with the priors that were found; False where it waits no more, or this very input was run before.
@@ -92,6 +93,8 @@ def go_on(
         By input: its series, and (SOP Instance UID, digest) of its instances.
     said
         What became of the search: kept among the parameters where nothing was found.
+    share
+        Seconds between the runs of one source (`storage.fair_share`).
     """
     me = connection.execute(select(run).where(run.c.pk == int(job.payload["run_pk"])).with_for_update()).one()
     if me.state != "SCHEDULED":
@@ -105,10 +108,9 @@ def go_on(
         why = f"this very input was given to run {before}"
         connection.execute(update(run).where(run.c.pk == me.pk).values(state="CANCELED", reason=why, finished_at=now))
         return False
-    work = JobSpec(
-        kind="infer", queue="outside" if me.device == "outside" else "infer",
-        dedupe_key=f"infer:{key}", payload={"run_pk": me.pk, "run_key": key},
-        study_uid=me.study_uid, priority=priority, max_attempts=int(job.payload["max_attempts"]),
+    work = infer_job(
+        connection, me.pk, key, me.study_uid, queue="outside" if me.device == "outside" else "infer",
+        priority=priority, max_attempts=int(job.payload["max_attempts"]), share=share, since=me.created_at,
     )  # fmt: skip
     values = {"input_set": [list(pair) for pair in pairs], "parameters": parameters, "run_key": key, "reason": None}
     connection.execute(update(run).where(run.c.pk == me.pk).values(**values, job_pk=queue.enqueue(connection, work)))

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, exists, insert, select, update
 
 from storage import audit, fair_share
 from storage.errors import NotFound
-from storage.jobs import JobQueue, JobSpec
+from storage.jobs import AGEING, JobQueue, JobSpec
 from storage.records import RunRecord, from_row
 from storage.schema import emitted, instance, job, run, selection, study
 from storage.statements import insert_new, is_one_of
@@ -113,18 +113,36 @@ def create_run(
     }
     pk: int | None = connection.scalar(insert_new(connection, run).values(**values).returning(run.c.pk))
     if pk is not None and queue is not None:
-        job_queue = "outside" if spec.outside else job_queue
-        payload: dict[str, Any] = {"run_pk": pk, "run_key": spec.key}
-        rank = None
-        if share:
-            payload[fair_share.SOURCE] = source = fair_share.source_of(connection, spec.study_uid)
-            rank = fair_share.rank(connection, job_queue, source, priority=priority, share=share, now=at)
-        work = JobSpec(
-            kind="infer", queue=job_queue, dedupe_key=f"infer:{spec.key}", payload=payload,
-            study_uid=spec.study_uid, priority=priority, max_attempts=max_attempts, rank=rank,
+        work = infer_job(
+            connection, pk, spec.key, spec.study_uid, queue="outside" if spec.outside else job_queue,
+            priority=priority, max_attempts=max_attempts, share=share, since=at,
         )  # fmt: skip
         connection.execute(update(run).where(run.c.pk == pk).values(job_pk=queue.enqueue(connection, work)))
     return pk
+
+
+def infer_job(
+    connection: Connection,
+    pk: int,
+    key: str,
+    study_uid: str,
+    *,
+    queue: str,
+    priority: int,
+    max_attempts: int,
+    share: float = 0.0,
+    since: float,
+) -> JobSpec:
+    """The job of a run, standing in its queue where its source's turn is; one that waited for something has waited ``since`` then."""
+    payload: dict[str, Any] = {"run_pk": pk, "run_key": key}
+    rank = since - AGEING * priority
+    if share:
+        payload[fair_share.SOURCE] = source = fair_share.source_of(connection, study_uid)
+        rank = fair_share.rank(connection, queue, source, priority=priority, share=share, now=since)
+    return JobSpec(
+        kind="infer", queue=queue, dedupe_key=f"infer:{key}", payload=payload,
+        study_uid=study_uid, priority=priority, max_attempts=max_attempts, rank=rank,
+    )  # fmt: skip
 
 
 def record_selection(

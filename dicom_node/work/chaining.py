@@ -20,9 +20,9 @@ def segments(run_key: str) -> Sequence[str]:
     return [instance_uid(run_key, f"SEG {kind}") for kind in ("BINARY", "FRACTIONAL")]
 
 
-def follow(connection: Connection, queue: JobQueue, *, now: float) -> int:
+def follow(connection: Connection, queue: JobQueue, *, share: float, now: float) -> int:
     """Let the runs go on that waited for one that has ended; see :func:`storage.chains.follow`."""
-    return chains.follow(connection, queue, segments, now=now)
+    return chains.follow(connection, queue, segments, share=share, now=now)
 
 
 Waits = Sequence[tuple[str, RunRecord]]  # (input, the run whose segments it is)

@@ -236,7 +236,7 @@ class InferHandler(NodeHandler):
             if gone:
                 raise NotFound(f"{len(gone)} of the run's {len(run.input_set)} instances were deleted while it was under way")
             ended = settle(connection)
-            followed = follow(connection, self._queue, now=self._clock())
+            followed = follow(connection, self._queue, share=self._config.jobs.fair_share, now=self._clock())
             log.info("run.ended", run=run.pk, state=ended.state, objects=len(objects), delivered=ended.delivered, followed=followed)
             if objects and ended.delivered:
                 self._deliver(connection, ended, objects, negative)

@@ -79,7 +79,7 @@ class PriorHandler(NodeHandler):
                 runs.not_applicable(connection, run.pk, f"the model needs a prior study: {said} [no-prior]", now=now)
             else:
                 priority = self._queue.get(job.pk).priority
-                priors.go_on(connection, self._queue, job, found, said, priority=priority, now=now)
+                priors.go_on(connection, self._queue, job, found, said, priority=priority, share=self._config.jobs.fair_share, now=now)
             detail = {"run": run.pk, "bundle": run.bundle, "reason": said, "series": [series_uid for series_uid, _ in found.values()]}
             audit.record(
                 connection, "prior.used" if found else "prior.missing", actor=ACTOR, study_uid=run.study_uid, detail=detail, at=now

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from storage import runs
+from storage import chains, runs
 from storage.database import Database
 from storage.fair_share import source_of
 from storage.jobs import AGEING, JobQueue
@@ -74,3 +74,33 @@ def test_without_shares_it_is_first_come_first_served(database: Database, clock:
             runs.create_run(connection, what, queue=queue, priority=number, now=clock())
     assert order(queue, 3) == ["2", "1", "0"]
     assert AGEING > 0
+
+
+def test_a_run_that_waited_for_another_takes_its_sources_turn_and_has_waited_since_it_was_made(database: Database, clock: Clock) -> None:
+    queue = JobQueue(database, clock=clock)
+    waiting = []
+    for number in range(3):
+        first = queued(database, queue, clock, "CT", number)
+        with database.begin() as connection:
+            record = runs.find_run(connection, first)
+            assert record is not None
+            of_study = replace(spec(), study_uid=record.study_uid, input_set=[(f"{record.study_uid}.1", "d")], run_key=f"then {number}")
+            pk = runs.create_run(connection, of_study, now=clock())
+            assert pk is not None
+            chains.wait(connection, pk, [("", record)], priority=0, max_attempts=3)
+            runs.start_run(connection, record.pk, "cpu", now=clock())
+            runs.complete_run(connection, record.pk, device="cpu", timings={}, findings={}, now=clock())
+        claimed = queue.claim(["infer"], "w")
+        assert claimed is not None
+        with database.begin() as connection:
+            queue.complete(connection, claimed)
+        waiting.append(pk)
+    clock.now += 2 * SHARE
+    other = queued(database, queue, clock, "MRI", 9)
+    clock.now += 1
+    with database.begin() as connection:
+        assert chains.follow(connection, queue, lambda _: (), share=SHARE, now=clock()) == 3
+    claimed_runs = [each.payload for each in (queue.claim(["infer"], "w") for _ in range(4)) if each is not None]
+    assert [each.get("source") for each in claimed_runs] == ["CT", "CT", "MRI", "CT"]
+    assert [each["run_pk"] for each in claimed_runs if each["source"] == "CT"] == waiting
+    assert other in [each["run_key"] for each in claimed_runs]

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
+from dicom_node.work.chaining import segments
 from storage import workitem_runs
 from tests.dimse import until
+from tests.integration.test_chained import within
 from tests.node import StepNode, bright_series, command, peer, rule, running, send, settings, uid_of
 from tests.tiny_bundle import tiny_bundle
 from tests.workitems_dimse import LOCK, Client, client, performed
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+SECOND = """
+[[rule]]
+name = "second"
+match = { Modality = "MR" }
+run = ["within"]
+"""
 CLIENT = peer("client", 1, title="CLIENT", more="may_manage_workitems = true")
 
 
@@ -157,3 +166,40 @@ def test_a_person_cancels_a_run_whose_performer_never_comes_back(tmp_path: Path)
         catch_up(node)
         assert performer.get(uid)[1].ProcedureStepState == "CANCELED"
         assert node.story(uid_of(images)).runs[0].run.state == "CANCELED"
+
+
+def segmentation_of(folder: Path, images: list[Dataset]) -> Dataset:
+    """What the tiny model finds in a series, as an outside performer's own object."""
+    with node_for(folder, outside=False) as node:
+        send(node, images, folder / "in")
+        node.work()
+        run = node.story(uid_of(images)).runs[0].run
+        stored = node.node.archive.open_instance(segments(run.run_key)[0])
+        made = dcmread(BytesIO(stored.pread(0, stored.length)))
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    made.SeriesInstanceUID = generate_uid()
+    return made
+
+
+def test_what_an_outside_performer_segmented_is_the_next_models_input(tmp_path: Path) -> None:
+    images = bright_series()
+    made = segmentation_of(tmp_path / "elsewhere", images)
+    within(tmp_path / "node" / "bundles")
+    tiny_bundle(tmp_path / "node" / "bundles")
+    rules = SECOND + rule(more='perform = "outside"')
+    with running(settings(tmp_path / "node", more=CLIENT + rules)) as node, client(node.port) as performer:
+        send(node, images, tmp_path / "in")
+        until(lambda: bool(node.duties.complete_studies()))
+        assert node.route.step()
+        catch_up(node)
+        uid = waiting_workitem(node, performer)
+        assert performer.state(uid, "IN PROGRESS") == 0x0000
+        assert send(node, [made], tmp_path / "out", calling="CLIENT") == [0]
+        assert performer.change(uid, listed(made), LOCK) == 0x0000
+        assert performer.state(uid, "COMPLETED") == 0x0000
+        node.duties.reclaim_jobs()
+        assert node.infer.step()
+        second = next(each.run for each in node.story(uid_of(images)).runs if each.run.bundle == "within")
+        assert (second.state, second.parameters["inputs"]["found"]) == ("COMPLETED", made.SeriesInstanceUID), second.reason
+        assert made.SOPInstanceUID in [sop_uid for sop_uid, _ in second.input_set]
+        assert second.findings["segments"][1]["voxels"] == 2 * 3 * 3

@@ -34,6 +34,11 @@ def claim(connection: Connection, queue: JobQueue, run_pk: int, by: str, *, now:
     return runs.start_run(connection, run_pk, f"{OUTSIDE}: {by}", now=now) is not None
 
 
+def performs(connection: Connection, run_pk: int) -> bool:
+    """Whether a run is in an outside performer's hands."""
+    return (connection.scalar(select(run.c.device).where(run.c.pk == run_pk)) or "").startswith(f"{OUTSIDE}: ")
+
+
 def complete(connection: Connection, queue: JobQueue, run_pk: int, dataset: Mapping[str, Any], by: str, *, now: float) -> bool:
     """Complete a run with the objects that its performer lists; those that are in its study here are its result, and are delivered.
 

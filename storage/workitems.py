@@ -284,12 +284,12 @@ def _tell_assigned(connection: Connection, item: Workitem, by: str, now: float) 
 def request_cancel(
     connection: Connection, queue: JobQueue, uid: str, details: Mapping[str, Any] | None = None, *, by: str, now: float
 ) -> int:
-    """Ask for a workitem to be canceled: at once while it waits, else its performer is told; 0, or B304.
+    """Ask for a workitem to be canceled: at once while it waits or this node performs it, else its performer is told; 0, or B304.
 
     Raises
     ------
     WorkitemRefused
-        C307, C311; C312 where a run of this node has just begun and does not say so yet.
+        C307, C311; C312 where a run of this node has just ended and does not say so yet.
     """
     item = get(connection, uid, lock=True)
     if item.state is State.CANCELED:
@@ -298,29 +298,32 @@ def request_cancel(
         raise WorkitemRefused(IS_COMPLETED, "the workitem is COMPLETED already")
     given = {tag: value for tag, value in (details or {}).items() if tag in _CANCEL_DETAILS}
     content = {**given, "00741236": element("AE", by[:16])}  # Requesting AE
-    if item.state is State.IN_PROGRESS:
+    if item.state is State.IN_PROGRESS and (item.run_pk is None or outside.performs(connection, item.run_pk)):
         tell(connection, item, CANCEL_REQUESTED, content, actor=by, now=now)
         return 0
     if item.run_pk is not None:
-        _cancel_run(connection, queue, item, by)
+        _cancel_run(connection, queue, item, by, given, now)
     dataset = canceled(get(connection, uid).dataset, given, now)
     # The standard has no way from SCHEDULED to CANCELED but through IN PROGRESS (PS3.4 CC.2.2.3).
-    if _move(connection, item, State.IN_PROGRESS, actor=by, now=now, transaction_uid=workitem_values.new_uid(), performer=by):
+    if item.state is State.IN_PROGRESS or _move(
+        connection, item, State.IN_PROGRESS, actor=by, now=now, transaction_uid=workitem_values.new_uid(), performer=by
+    ):
         _move(connection, get(connection, uid), State.CANCELED, actor=by, now=now, dataset=dataset)
     return 0
 
 
-def _cancel_run(connection: Connection, queue: JobQueue, item: Workitem, by: str) -> None:
+def _cancel_run(connection: Connection, queue: JobQueue, item: Workitem, by: str, given: Mapping[str, Any], now: float) -> None:
+    """End a run that waits or is under way here: its worker is refused what it brings."""
     assert item.run_pk is not None
     record = runs.get_run(connection, item.run_pk)
-    why = f"canceled by {by}, as workitem {item.uid}"
+    reason = text(given, workitem_values.REASON)
+    why = f"canceled by {by}, as workitem {item.uid}{f': {reason}' if reason else ''}"
     if record.state == "CANCELED":
         return
-    if record.state not in runs.WAITING:
+    ended = record.state not in runs.WAITING
+    if ended or (record.job_pk is not None and not queue.cancel(record.job_pk, why, running=True, connection=connection)):
         raise WorkitemRefused(PERFORMER_CHOOSES_NOT_TO, "the run has ended, and its workitem is about to say so")
-    if record.job_pk is not None and not queue.cancel(record.job_pk, why, connection=connection):
-        raise WorkitemRefused(PERFORMER_CHOOSES_NOT_TO, "the run has begun just now; ask again")
-    runs.cancel_run(connection, record.pk, why)
+    runs.cancel_run(connection, record.pk, why, now=now)
 
 
 # --- search

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -12,12 +13,13 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
 from dicom_node.work.chaining import segments
+from dicom_node.work.executors import ProcessExecutor
 from storage import workitem_runs
 from tests.dimse import until
 from tests.integration.test_chained import within
-from tests.node import StepNode, bright_series, command, peer, rule, running, send, settings, uid_of
+from tests.node import PLAIN, StepNode, bright_series, command, peer, rule, running, send, settings, uid_of
 from tests.tiny_bundle import tiny_bundle
-from tests.workitems_dimse import LOCK, Client, client, performed
+from tests.workitems_dimse import LOCK, PUSH, Client, client, performed
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SECOND = """
@@ -203,3 +205,35 @@ def test_what_an_outside_performer_segmented_is_the_next_models_input(tmp_path: 
         assert (second.state, second.parameters["inputs"]["found"]) == ("COMPLETED", made.SeriesInstanceUID), second.reason
         assert made.SOPInstanceUID in [sop_uid for sop_uid, _ in second.input_set]
         assert second.findings["segments"][1]["voxels"] == 2 * 3 * 3
+
+
+def test_a_cancel_request_ends_a_run_that_is_under_way_here(tmp_path: Path) -> None:
+    images = bright_series()
+    tiny_bundle(tmp_path / "node" / "bundles", fault="hang")
+    lease = '[jobs]\nlease = "2s"\n'
+    config = settings(tmp_path / "node", more=CLIENT + rule(), plain=PLAIN.replace('[jobs]\nlease = "30s"\n', lease))
+    executor = ProcessExecutor("cpu", threads=1)
+    with running(config, executor=executor) as node, client(node.port) as manager:
+        send(node, images, tmp_path / "in")
+        until(lambda: bool(node.duties.complete_studies()))
+        assert node.route.step()
+        catch_up(node)
+        uid = waiting_workitem(node, manager)
+        worker = threading.Thread(target=node.infer.step)
+        worker.start()
+        try:
+            until(lambda: node.story(uid_of(images)).runs[0].run.state == "IN_PROGRESS")
+            catch_up(node)
+            assert manager.act(uid, 2, PUSH, ReasonForCancellation="not needed") == 0x0000
+            assert manager.get(uid)[1].ProcedureStepState == "CANCELED"
+            assert manager.act(uid, 2, PUSH) == 0xB304
+            worker.join(30)  # its child is ended when its lease is not renewed, not at the model's deadline
+            assert not worker.is_alive()
+        finally:
+            executor.close()
+            worker.join(30)
+        ended = node.story(uid_of(images)).runs[0].run
+        assert (ended.state, ended.reason) == ("CANCELED", f"canceled by CLIENT, as workitem {uid}: not needed")
+        assert not node.infer.step()
+        progress = manager.get(uid)[1].ProcedureStepProgressInformationSequence[0]
+        assert progress.ReasonForCancellation == "not needed"

@@ -34,8 +34,14 @@ def wait(connection: Connection, run_pk: int, after: Sequence[tuple[str, RunReco
     for name, first in after:
         values = {"run_pk": run_pk, "after_pk": first.pk, "input": name, "priority": priority, "max_attempts": max_attempts}
         connection.execute(run_wait.insert().values(**values))
-    why = "waits for " + " and ".join(f"run {first.pk} of {first.bundle}" for _, first in after)
-    connection.execute(update(run).where(run.c.pk == run_pk).values(reason=why))
+    connection.execute(update(run).where(run.c.pk == run_pk).values(reason=waits_for(connection, run_pk)))
+
+
+def waits_for(connection: Connection, run_pk: int) -> str:
+    """What a run waits for, in a sentence; empty where it waits for no run."""
+    query = select(run.c.pk, run.c.bundle).join(run_wait, run_wait.c.after_pk == run.c.pk).where(run_wait.c.run_pk == run_pk)
+    firsts = [f"run {row.pk} of {row.bundle}" for row in connection.execute(query.distinct().order_by(run.c.pk))]
+    return "waits for " + " and ".join(firsts) if firsts else ""
 
 
 def segments_of(connection: Connection, key: str, segments: Segments) -> tuple[str, str, str] | None:

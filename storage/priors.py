@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
+from storage.chains import waits_for
 from storage.jobs import ClaimedJob, JobQueue, JobSpec
 from storage.runs import INPUTS, RunSpec, infer_job, run_key
 from storage.schema import instance, patient, prior_study, run, study
@@ -87,6 +88,8 @@ def go_on(
 ) -> bool:
     """Queue a run with the priors that were found; False where it waits no more, or this very input was run before.
 
+    One that waits for other runs as well gets the priors and goes on waiting; `storage.chains.follow` looks at it next.
+
     Parameters
     ----------
     found
@@ -102,6 +105,10 @@ def go_on(
     chosen = {**me.parameters.get(INPUTS, {}), **{name: series_uid for name, (series_uid, _) in found.items()}}
     parameters: dict[str, Any] = {**me.parameters, INPUTS: chosen, **({} if found else {"prior": said})}
     pairs = [*((uid, digest) for uid, digest in me.input_set), *(pair for _, instances in found.values() for pair in instances)]
+    if others := waits_for(connection, me.pk):  # which queue it when they have ended
+        values = {"input_set": [list(pair) for pair in pairs], "parameters": parameters, "reason": others, "job_pk": None}
+        connection.execute(update(run).where(run.c.pk == me.pk).values(**values))
+        return True
     key = run_key(pairs, me.release_digest, parameters, salt=_salt(me.shadow, ""))
     before = connection.scalar(select(run.c.pk).where(run.c.run_key == key, run.c.pk != me.pk))
     if before is not None:

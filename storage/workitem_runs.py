@@ -19,6 +19,7 @@ from storage.workitems import State, Workitem
 
 AT_ONCE: Final = 100
 NEWEST: Final = 43_200.0  # seconds: an older run had its workitem, or none is made for it any more
+INCOMPLETE: Final = "INCOMPLETE"
 _OUT_OF_ORDER: Final = 1000  # keys of runs whose transactions ended after those of newer ones
 _STATES: Final = {"SCHEDULED": State.SCHEDULED, "IN_PROGRESS": State.IN_PROGRESS, "COMPLETED": State.COMPLETED}
 
@@ -32,7 +33,23 @@ def catch_up(connection: Connection, *, by: str, now: float) -> int:
     for row in new:
         dataset = _dataset(connection, row, by)
         workitems.create(connection, values.text(dataset, values.SOP_INSTANCE), dataset, by=by, now=now, run_pk=row.pk)
-    return len(new) + _follow(connection, by, now)
+    return len(new) + _make_ready(connection, by, now) + _follow(connection, by, now)
+
+
+def _make_ready(connection: Connection, by: str, now: float) -> int:
+    """Complete the input of workitems whose runs have got what they waited for: an earlier study, another run's segments."""
+    queued = exists().where(job.c.pk == run.c.job_pk, job.c.kind == "infer")
+    both = select(workitem.c.uid, *run.c).join(run, run.c.pk == workitem.c.run_pk)
+    waiting = workitem.c.final_at.is_(None), workitem.c.state == State.SCHEDULED.value, workitem.c.readiness == INCOMPLETE
+    rows = connection.execute(both.where(*waiting, run.c.state == "SCHEDULED", queued).order_by(workitem.c.pk).limit(AT_ONCE)).all()
+    for row in rows:
+        _complete_input(connection, workitems.get(connection, row.uid, lock=True), row, by, now)
+    return len(rows)
+
+
+def _complete_input(connection: Connection, item: Workitem, row: Row[Any], by: str, now: float) -> Workitem:
+    given = _references(connection, [pair[0] for pair in row.input_set], _retrieved_from(item.dataset) or by)
+    return workitems.refresh(connection, item, {values.INPUT: given, values.READINESS: element("CS", "READY")}, by=by, now=now)
 
 
 def _follow(connection: Connection, by: str, now: float) -> int:
@@ -42,6 +59,8 @@ def _follow(connection: Connection, by: str, now: float) -> int:
     for row in rows:
         item = workitems.get(connection, row.uid, lock=True)
         state = _STATES.get(row.state, State.CANCELED)
+        if item.readiness == INCOMPLETE and state is not State.CANCELED:
+            item = _complete_input(connection, item, row, by, now)
         workitems.follow(connection, item, state, by=by, now=now, dataset=_ended(connection, item, row) if state.final else None)
     return len(rows)
 
@@ -70,12 +89,12 @@ def _dataset(connection: Connection, row: Row[Any], ae_title: str) -> Json:
         values.SOP_INSTANCE: element("UI", uid),
         values.STATE: element("CS", State.SCHEDULED),
         values.PRIORITY: element("CS", _priority(connection, row.job_pk)),
-        values.READINESS: element("CS", "READY"),
+        values.READINESS: element("CS", _readiness(connection, row)),
         values.LABEL: element("LO", row.bundle[:64]),
         values.WORKLIST: element("LO", row.rule[:64] or "default"),
         values.START: element("DT", date_time(row.created_at)),
         values.CODES: element("SQ", code(row.bundle[:16], "99DICOMNODE", row.bundle[:64])),
-        values.INPUT: _references(connection, row.study_uid, [pair[0] for pair in row.input_set], ae_title),
+        values.INPUT: _references(connection, [pair[0] for pair in row.input_set], ae_title),
         values.STUDY: element("UI", row.study_uid),
     }
     about = select(patient.c.patient_id, patient.c.name, patient.c.birth_date, patient.c.sex, study.c.accession_number)
@@ -90,24 +109,31 @@ def _dataset(connection: Connection, row: Row[Any], ae_title: str) -> Json:
     return made
 
 
+def _readiness(connection: Connection, row: Row[Any]) -> str:
+    """INCOMPLETE while an earlier study is looked for, or another run is waited for (PS3.3 table C.30.3-1)."""
+    waits = row.state == "SCHEDULED" and connection.scalar(select(job.c.kind).where(job.c.pk == row.job_pk)) != "infer"
+    return INCOMPLETE if waits else "READY"
+
+
 def _priority(connection: Connection, job_pk: int | None) -> str:
     """That of its job, in the standard's three words."""
     added = connection.scalar(select(job.c.priority).where(job.c.pk == job_pk)) or 0
     return "HIGH" if added > 0 else "LOW" if added < 0 else "MEDIUM"
 
 
-def _references(connection: Connection, study_uid: str, sop_uids: list[str], ae_title: str) -> Json:
+def _references(connection: Connection, sop_uids: list[str], ae_title: str) -> Json:
     """Instances as a sequence of their series, and from where to retrieve them (PS3.3 table 10-3b); one that is gone is left out."""
     source = {"0040E020": element("CS", "DICOM"), "0040E021": element("SQ", {"00080054": element("AE", ae_title)})} if ae_title else {}
-    query = select(series.c.series_uid, instance.c.sop_class_uid, instance.c.sop_uid).join(series, series.c.pk == instance.c.series_pk)
-    found: dict[str, list[Json]] = {}
+    query = select(study.c.study_uid, series.c.series_uid, instance.c.sop_class_uid, instance.c.sop_uid)
+    query = query.join(series, series.c.pk == instance.c.series_pk).join(study, study.c.pk == instance.c.study_pk)
+    found: dict[tuple[str, str], list[Json]] = {}
     for start in range(0, len(sop_uids), 500):
         for row in connection.execute(query.where(instance.c.sop_uid.in_(sop_uids[start : start + 500]))):
             item = {"00081150": element("UI", row.sop_class_uid), "00081155": element("UI", row.sop_uid)}
-            found.setdefault(row.series_uid, []).append(item)
+            found.setdefault((row.study_uid, row.series_uid), []).append(item)
     items = [
-        {values.STUDY: element("UI", study_uid), "0020000E": element("UI", uid), "00081199": element("SQ", *instances), **source}
-        for uid, instances in found.items()
+        {values.STUDY: element("UI", of), "0020000E": element("UI", uid), "00081199": element("SQ", *instances), **source}
+        for (of, uid), instances in found.items()
     ]
     return element("SQ", *items)
 
@@ -128,6 +154,6 @@ def _ended(connection: Connection, item: Workitem, row: Row[Any]) -> Json:
         values.PERFORMED_AT: element("DT", date_time(row.started_at or ended)),
         values.PERFORMED_UNTIL: element("DT", date_time(ended)),
         values.PERFORMED_CODES: item.dataset[values.CODES],
-        values.OUTPUT: _references(connection, row.study_uid, objects_of(connection, row.run_key), _retrieved_from(item.dataset)),
+        values.OUTPUT: _references(connection, objects_of(connection, row.run_key), _retrieved_from(item.dataset)),
     }
     return {**item.dataset, values.PERFORMED: element("SQ", performed)}

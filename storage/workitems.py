@@ -190,6 +190,8 @@ def _claim(connection: Connection, item: Workitem, transaction_uid: str, by: str
     if item.state.final:
         raise WorkitemRefused(NO_LONGER_UPDATED, f"the workitem is {item.state}, and stays so")
     ours = item.state is State.SCHEDULED and item.run_pk is not None and queue is not None
+    if ours and item.readiness == "INCOMPLETE":
+        raise WorkitemRefused(ALREADY_IN_PROGRESS, "its input is not complete yet")
     if ours and not outside.claim(connection, queue, item.run_pk, by, now=now):  # type: ignore[arg-type]
         raise WorkitemRefused(ALREADY_IN_PROGRESS, "the run has begun here, or has ended, or waits for another one")
     if item.state is State.IN_PROGRESS or not _move(
@@ -264,6 +266,16 @@ def change(connection: Connection, uid: str, changes: Mapping[str, Any], transac
     values = {"dataset": dataset, "updated_at": now, **columns}
     connection.execute(_CHANGE, {**values, "which": item.pk, "was": item.state.value})
     _tell_changes(connection, item, replace(item, **_kept(values)), made, by, now)
+
+
+def refresh(connection: Connection, item: Workitem, made: Json, *, by: str, now: float) -> Workitem:
+    """Replace attributes of the workitem of a run, which is this node's own to change; whoever watches is told as of any change."""
+    dataset = {**item.dataset, **made, workitem_values.MODIFIED_AT: element("DT", date_time(now))}
+    values = {"dataset": dataset, "updated_at": now, **columns_of(dataset)}
+    connection.execute(_CHANGE, {**values, "which": item.pk, "was": item.state.value})
+    changed = replace(item, **_kept(values))
+    _tell_changes(connection, item, changed, made, by, now)
+    return changed
 
 
 def _tell_changes(connection: Connection, before: Workitem, item: Workitem, made: Json, by: str, now: float) -> None:

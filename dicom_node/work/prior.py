@@ -17,6 +17,7 @@ from dicom_node.dimse.scu_find import find, find_contexts
 from dicom_node.dimse.scu_retrieve import Wanted, move, move_contexts
 from dicom_node.releases.resolve import bundle_of_run
 from dicom_node.routing.selection import Verdict, select_series
+from dicom_node.work import chaining
 from dicom_node.work.associating import associate_peer
 from dicom_node.work.attributes import series_attributes
 from dicom_node.work.handler import NodeHandler
@@ -80,6 +81,7 @@ class PriorHandler(NodeHandler):
             else:
                 priority = self._queue.get(job.pk).priority
                 priors.go_on(connection, self._queue, job, found, said, priority=priority, share=self._config.jobs.fair_share, now=now)
+                chaining.follow(connection, self._queue, share=self._config.jobs.fair_share, now=now)
             detail = {"run": run.pk, "bundle": run.bundle, "reason": said, "series": [series_uid for series_uid, _ in found.values()]}
             audit.record(
                 connection, "prior.used" if found else "prior.missing", actor=ACTOR, study_uid=run.study_uid, detail=detail, at=now

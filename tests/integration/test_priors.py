@@ -10,11 +10,15 @@ import pytest
 
 from dicom_node.actions import rerun_study
 from dicom_node.work.prior import agree
-from storage import outside
+from storage import outside, workitem_runs, workitems
+from storage import workitem_values as values
+from storage.errors import WorkitemRefused
 from storage.jobs import JobQueue
 from storage.records import RunRecord
+from storage.workitems import Workitem
 from tests.node import StepNode, running, send, settings, uid_of
 from tests.priors import RULE, comparing_bundle, study
+from tests.tiny_bundle import tiny_bundle
 
 
 def the_run(opened: StepNode, study_uid: str) -> RunRecord:
@@ -125,3 +129,49 @@ def test_a_model_that_needs_one_does_not_apply_without(tmp_path: Path) -> None:
 def test_who_is_the_same_patient(other: dict[str, str], same: bool) -> None:
     mine = {"PatientID": "P1", "IssuerOfPatientID": "A", "PatientBirthDate": "19500101"}
     assert agree(mine, {**mine, **other}) is same
+
+
+def workitem_of(opened: StepNode, run_pk: int) -> Workitem:
+    with opened.node.database.begin() as connection:
+        workitem_runs.catch_up(connection, by="NODE", now=time.time())
+        (item,) = [each for each in workitems.list_items(connection) if each.run_pk == run_pk]
+    return item
+
+
+def given(item: Workitem) -> dict[str, int]:
+    """The studies of a workitem's input, and how many instances of each."""
+    inputs = values.items(item.dataset, values.INPUT)
+    return {values.text(each, values.STUDY): len(values.items(each, "00081199")) for each in inputs}
+
+
+def test_a_run_that_comes_after_another_and_compares_waits_for_both(tmp_path: Path) -> None:
+    comparing_bundle(tmp_path / "bundles")
+    tiny_bundle(tmp_path / "bundles")
+    rules = RULE.replace("match = {", 'after = ["tiny"]\nmatch = {') + RULE.replace("compare", "tiny")
+    then, now = study("20230101"), study("20250102", bright=False)
+    with running(settings(tmp_path, more=rules)) as opened:
+        send(opened, then, tmp_path / "sent")
+        opened.work()
+        send(opened, now, tmp_path / "sent")
+        opened.complete()
+        assert opened.route.step()
+        runs = {each.run.bundle: each.run for each in opened.story(uid_of(now)).runs}
+        item = workitem_of(opened, runs["compare"].pk)
+        assert (item.readiness, given(item)) == ("INCOMPLETE", {uid_of(now): len(now)})
+        while any(worker.step() for worker in (opened.route, *opened.deliveries)):  # the search ends before the first run begins
+            pass
+        assert told(opened, uid_of(now)) == [("prior.used", f"study {uid_of(then)}, which is here")]
+        waiting = {each.run.bundle: each.run for each in opened.story(uid_of(now)).runs}["compare"]
+        assert (waiting.state, waiting.reason) == ("SCHEDULED", f"waits for run {runs['tiny'].pk} of tiny")
+        item = workitem_of(opened, waiting.pk)
+        assert item.readiness == "INCOMPLETE"
+        queue = JobQueue(opened.node.database)
+        with opened.node.database.begin() as connection, pytest.raises(WorkitemRefused, match="not complete yet"):
+            workitems.change_state(connection, item.uid, "IN PROGRESS", "2.25.1", by="OTHER", now=time.time(), queue=queue)
+        assert opened.infer.step()  # the first
+        item = workitem_of(opened, waiting.pk)
+        assert (item.readiness, given(item)) == ("READY", {uid_of(now): len(now), uid_of(then): len(then)})
+        opened.work()
+        run = {each.run.bundle: each.run for each in opened.story(uid_of(now)).runs}["compare"]
+        assert voxels(run) == [0, 18]
+        assert {uid for uid, _ in run.input_set} == {str(image.SOPInstanceUID) for image in (*now, *then)}

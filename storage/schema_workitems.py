@@ -56,6 +56,7 @@ workitem_subscription = Table(
     Column("filter", JSON),  # matching keys of a filtered subscription
     Column("suspended_at", Float),  # nothing newer is subscribed to
     Column("created_at", Float, nullable=False),
+    Column("owner", Text),  # account or token that subscribed; none: a peer, or anybody where nobody is asked who it is
     UniqueConstraint("aet", "target"),
 )
 Index("ix_workitem_subscription_target", workitem_subscription.c.target)

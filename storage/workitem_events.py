@@ -18,6 +18,7 @@ from storage.query import Key
 from storage.query_rows import element_test
 from storage.schema import workitem, workitem_event, workitem_notice, workitem_subscription
 from storage.statements import insert_or_update
+from storage.workitem_owners import refuse_stranger
 from storage.workitem_values import Json
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def subscribe(
     channel: str,
     deletion_lock: bool = False,
     matching: Sequence[Key] = (),
+    owner: str | None = None,
     now: float,
 ) -> None:
     """Let an AE title watch a workitem, all of them, or those that match; it is told at once how they stand.
@@ -114,11 +116,12 @@ def subscribe(
     Raises
     ------
     WorkitemRefused
-        C307: there is no such workitem. 0106H: what is to be matched cannot be.
+        C307: there is no such workitem. 0106H: what is to be matched cannot be. 0124H: the AE title is another ``owner``'s.
     """
     from storage import workitems
 
     _check(matching)
+    refuse_stranger(connection, aet, channel, owner)
     if target in (GLOBAL, FILTERED):
         query = select(workitem).order_by(workitem.c.pk.desc()).limit(FIRST_REPORTS)
         rows = connection.execute(query if deletion_lock else query.where(workitem.c.final_at.is_(None))).all()
@@ -128,6 +131,7 @@ def subscribe(
         watched = [workitems.get(connection, target)]
     kept = [packed(key) for key in matching] if target == FILTERED else None
     row: dict[str, Any] = {"active": True, "channel": channel, "deletion_lock": deletion_lock, "filter": kept, "suspended_at": None}
+    row["owner"] = owner
     both = {**row, "aet": aet, "target": target, "created_at": now}
     connection.execute(insert_or_update(connection, workitem_subscription, ["aet", "target"], both, row))
     about = {"aet": aet, "channel": channel, "type": STATE_REPORT, "at": now}
@@ -159,13 +163,14 @@ def unsubscribe(connection: Connection, aet: str, target: str, *, now: float) ->
 
     workitems.get(connection, target)
     own = _of(aet), workitem_subscription.c.target == target
-    everything = select(workitem_subscription.c.channel).where(_of(aet), workitem_subscription.c.target.in_((GLOBAL, FILTERED)))
-    channel = connection.scalar(everything.limit(1))
-    if channel is None:
+    subscribed = workitem_subscription.c.channel, workitem_subscription.c.owner
+    everything = select(*subscribed).where(_of(aet), workitem_subscription.c.target.in_((GLOBAL, FILTERED)))
+    found = connection.execute(everything.limit(1)).one_or_none()
+    if found is None:
         connection.execute(delete(workitem_subscription).where(*own))
     else:
         row = {"active": False, "deletion_lock": False}
-        both = {**row, "aet": aet, "target": target, "channel": channel, "created_at": now}
+        both = {**row, "aet": aet, "target": target, "channel": found.channel, "owner": found.owner, "created_at": now}
         connection.execute(insert_or_update(connection, workitem_subscription, ["aet", "target"], both, row))
     connection.execute(delete(workitem_notice).where(workitem_notice.c.aet == aet, workitem_notice.c.uid == target))
 

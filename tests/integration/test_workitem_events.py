@@ -19,9 +19,11 @@ from dicom_node.web.channel import ChannelProtocol
 from dicom_node.web.dicomweb import event_channel
 from storage import accounts, workitem_events, workitems
 from storage import workitem_values as values
+from storage.errors import WorkitemRefused
 from storage.schema import audit
 from storage.visibility import Limits
-from storage.workitem_events import FILTERED, GLOBAL, WEB
+from storage.workitem_events import DIMSE, FILTERED, GLOBAL, WEB
+from storage.workitem_owners import refuse_stranger
 from storage.workitem_values import Json, element
 from tests.contract.test_workitems import PERFORMED, UID, dataset
 from tests.dimse import until
@@ -228,30 +230,33 @@ TOKENS = """
 tokens = [
   { name = "reader", token = { env = "TEST_READER" }, rights = ["read"] },
   { name = "storer", token = { env = "TEST_STORER" }, rights = ["store"] },
+  { name = "manager", token = { env = "TEST_MANAGER" }, rights = ["read", "store"] },
 ]
 """
 
 
 def test_with_tokens_a_channel_needs_one_as_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("reader", "storer"):
+    names = ("reader", "storer", "manager")
+    for name in names:
         monkeypatch.setenv(f"TEST_{name.upper()}", f"{name}-{'x' * 32}")
     with web_node(tmp_path, web=TOKENS) as web:
         path = f"{web.url}/workitems/{GLOBAL}/subscribers/{WATCHER}"
-        bearer = {name: {"Authorization": f"Bearer {name}-{'x' * 32}"} for name in ("reader", "storer")}
+        bearer = {name: {"Authorization": f"Bearer {name}-{'x' * 32}"} for name in names}
         assert web.client.post(path).status_code == 401
         assert web.client.post(path, headers=bearer["reader"]).status_code == 403
-        answer = web.client.post(path, headers=bearer["storer"])
+        answer = web.client.post(path, headers=bearer["manager"])
         assert answer.status_code == 201
         address = answer.headers["content-location"]
         assert refused(address) == 401
         assert refused(address, additional_headers={"Authorization": "Bearer nonsense"}) == 401
         assert refused(address, additional_headers=bearer["storer"]) == 403
-        assert refused(address, additional_headers=bearer["reader"], origin="https://elsewhere.example") == 403
-        with listening(address, additional_headers=bearer["reader"]) as channel:
+        assert refused(address, additional_headers=bearer["reader"]) == 403  # it is the manager's
+        assert refused(address, additional_headers=bearer["manager"], origin="https://elsewhere.example") == 403
+        with listening(address, additional_headers=bearer["manager"]) as channel:
             items = Worklist(web.url, web.client)
             assert items.ask("POST", f"?{UID}", [dataset()], **bearer["storer"]).status_code == 201
             assert told(channel, 1) == [(UID, 1, "SCHEDULED")]
-        assert web.client.delete(path, headers=bearer["storer"]).status_code == 200
+        assert web.client.delete(path, headers=bearer["manager"]).status_code == 200
 
 
 def refused(address: str, **more: Any) -> int:
@@ -288,6 +293,42 @@ def test_a_channel_ends_with_the_session_that_it_was_opened_with(tmp_path: Path,
             with web.node.database.begin() as connection:
                 accounts.close_sessions(connection, ada, actor="test")
             assert code_of(channel) == event_channel.NOT_ALLOWED
+
+
+def test_nobody_else_listens_subscribes_or_unsubscribes_in_a_subscribers_name(tmp_path: Path) -> None:
+    secrets = {name: (name[0] * 32) for name in ("ada", "ben")}
+    for name, secret in secrets.items():
+        (tmp_path / name).write_text(secret)
+    table = '[[web.tokens]]\nname = "{0}"\ntoken = {{ file = "{1}" }}\nrights = ["read", "store"]\n'
+    tokens = "".join(table.format(name, tmp_path / name) for name in secrets)
+    with serving(configured(tmp_path, more=tokens)) as web:
+        as_ada, as_ben = ({"Authorization": f"Bearer {secrets[name]}"} for name in ("ada", "ben"))
+        address = f"{web.url}/workitems/{GLOBAL}/subscribers/{WATCHER}"
+        listen = f"ws://127.0.0.1:{web.port}/dicom-web/ws/subscribers/{WATCHER}"
+        with listening(listen, additional_headers=as_ben) as early:  # nobody's yet
+            assert web.client.post(address, headers=as_ada).status_code == 201
+            assert refused(listen, additional_headers=as_ben) == 403
+            for method, path in (("POST", address), ("POST", f"{address}/suspend"), ("DELETE", address)):
+                assert web.client.request(method, path, headers=as_ben).status_code == 403, path
+            with listening(listen, additional_headers=as_ada) as channel:
+                assert code_of(early) == event_channel.TAKEN_OVER
+                with web.node.database.begin() as connection:
+                    workitems.create(connection, UID, dataset(), by="manager", now=2.0)
+                assert told(channel, 1) == [(UID, 1, "SCHEDULED")]
+        with web.node.database.begin() as connection, pytest.raises(WorkitemRefused, match="somebody else"):
+            refuse_stranger(connection, WATCHER, DIMSE, None)
+        assert web.client.delete(address, headers=as_ada).status_code == 200
+        assert web.client.post(address, headers=as_ben).status_code == 201
+
+
+def test_a_channel_that_was_open_before_somebody_else_subscribed_hears_nothing(web: WebNode) -> None:
+    with listening(f"ws://127.0.0.1:{web.port}/dicom-web/ws/subscribers/{WATCHER}") as channel:
+        with web.node.database.begin() as connection:
+            workitem_events.subscribe(connection, WATCHER, GLOBAL, channel=WEB, owner="ada", now=1.0)
+            workitems.create(connection, UID, dataset(), by="manager", now=2.0)
+        with pytest.raises(TimeoutError):
+            channel.recv(timeout=2)
+        assert waiting(web) == 1
 
 
 def test_limits_of_channels(web: WebNode, monkeypatch: pytest.MonkeyPatch) -> None:

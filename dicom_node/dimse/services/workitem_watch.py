@@ -14,6 +14,7 @@ from storage.database import Database
 from storage.errors import WorkitemRefused
 from storage.query import Key
 from storage.workitem_events import DIMSE, FILTERED
+from storage.workitem_owners import refuse_stranger
 from storage.workitem_values import Json, text
 
 log = structlog.get_logger()
@@ -51,7 +52,7 @@ class Watchers:
         Raises
         ------
         WorkitemRefused
-            C307, C308, C314; 0115H for a lock or a filter that is none.
+            C307, C308, C314; 0115H for a lock or a filter that is none; 0124H where somebody watches under that AE title over HTTP.
         """
         aet, now = text(dataset, _RECEIVING_AE), self._clock()
         if not aet:
@@ -59,6 +60,7 @@ class Watchers:
         if aet not in self._known:
             raise WorkitemRefused(RECEIVER_UNKNOWN, "the Receiving AE is no peer of this node")
         with self._database.begin() as connection:
+            refuse_stranger(connection, aet, DIMSE, None)
             if action == SUBSCRIBE:
                 more: dict[str, Any] = {"deletion_lock": _lock(dataset), "matching": _filter(uid, dataset)}
                 workitem_events.subscribe(connection, aet, uid, channel=DIMSE, now=now, **more)

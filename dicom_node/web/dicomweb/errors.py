@@ -39,6 +39,10 @@ class BadRequest(WebError, status=400):
     """The address, a parameter or the body is not what it should be."""
 
 
+class Forbidden(WebError, status=403):
+    """It is somebody else's."""
+
+
 class NoSuchResource(WebError, status=404):
     """Nothing is stored under this address."""
 

@@ -19,8 +19,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dicom_node.node import Node
 from dicom_node.nudge import Doorbell
+from dicom_node.web.authentication import ANONYMOUS
 from dicom_node.web.channel import ChannelProtocol, connection_of
-from dicom_node.web.dicomweb.errors import BadRequest, Busy, WebError, answer
+from dicom_node.web.dicomweb.errors import BadRequest, Busy, Forbidden, WebError, answer
 from dicom_node.web.dicomweb.resources import PREFIX
 from dicom_node.web.grouped import GroupedWrites
 from dicom_node.web.identities import Identities, Principal
@@ -28,6 +29,7 @@ from dicom_node.web.pages.events import still_signed_in
 from storage import workitem_events
 from storage.errors import IndexUnavailable
 from storage.workitem_events import WEB, Notice
+from storage.workitem_owners import may_listen
 from storage.workitem_values import UPS_PUSH, Json, element
 
 log = structlog.get_logger()
@@ -85,6 +87,8 @@ class Channels:
             aet = checked_aet(socket.path_params["aet"])
             if len(self._open) >= MAX_CHANNELS and aet not in self._open:
                 raise Busy("too many event channels are open; come again")
+            if not await run_in_threadpool(self._is_theirs, aet, socket):
+                raise Forbidden("somebody else watches workitems under this AE title")
         except WebError as error:
             await socket.send_denial_response(answer(error.status, str(error), error.headers))
             return
@@ -102,6 +106,14 @@ class Channels:
             if self._open.get(aet) is channel:
                 del self._open[aet]
             log.info("workitem.channel_closed", aet=aet)
+
+    def _is_theirs(self, aet: str, socket: WebSocket) -> bool:
+        principal: Principal = socket.scope["state"]["principal"]
+        try:
+            with self._node.database.read() as connection:
+                return may_listen(connection, aet, WEB, owner_of(principal))
+        except IndexUnavailable as error:
+            raise Busy(str(error)) from None
 
     async def _converse(self, channel: _Channel) -> None:
         """Until one of these comes to its end: the peer goes, does not read, opens its channel anew, or is nobody any more."""
@@ -128,7 +140,7 @@ class Channels:
         """Send and have confirmed what waits; returns when the peer does not answer."""
         while True:
             channel.woken.clear()
-            notices = await self._waiting(channel.aet)
+            notices = await self._waiting(channel)
             parts = [notices[start : start + PROVEN] for start in range(0, len(notices), PROVEN)]
             answers = []
             for part in parts:
@@ -152,10 +164,14 @@ class Channels:
             if not await run_in_threadpool(still_signed_in, channel.socket, principal, self._identities):
                 return False
 
-    async def _waiting(self, aet: str) -> list[Notice]:
+    async def _waiting(self, channel: _Channel) -> list[Notice]:
+        principal: Principal = channel.socket.scope["state"]["principal"]
+
         def read() -> list[Notice]:
             with self._node.database.read() as connection:
-                return workitem_events.waiting(connection, WEB, [aet], AT_ONCE)
+                found = workitem_events.waiting(connection, WEB, [channel.aet], AT_ONCE)
+                # Somebody else may have subscribed it after this channel was opened.
+                return found if not found or may_listen(connection, channel.aet, WEB, owner_of(principal)) else []
 
         try:
             return await run_in_threadpool(read)
@@ -255,6 +271,11 @@ def report(notice: Notice) -> Json:
         "00001002": element("US", notice.type),
     }
     return {**command, **notice.content}
+
+
+def owner_of(principal: Principal) -> str | None:
+    """Whose a subscription is that somebody makes: None where nobody is asked who it is."""
+    return None if principal.name == ANONYMOUS else principal.name
 
 
 def checked_aet(aet: str) -> str:

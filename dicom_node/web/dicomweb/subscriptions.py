@@ -17,13 +17,14 @@ from starlette.routing import BaseRoute, Route
 from dicom_node.node import Node
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb.errors import HEADERS, BadRequest, Busy
-from dicom_node.web.dicomweb.event_channel import BELL, CHANNEL, checked_aet
+from dicom_node.web.dicomweb.event_channel import BELL, CHANNEL, checked_aet, owner_of
 from dicom_node.web.dicomweb.resources import PREFIX, Resource, checked_uid, service_url
 from dicom_node.web.dicomweb.search_parameters import search_of
 from storage import audit, workitem_events
 from storage.attributes import Level
 from storage.query import Key
 from storage.workitem_events import FILTERED, WEB
+from storage.workitem_owners import refuse_stranger
 
 log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ class _Subscriptions:
         target, aet = _target(request), checked_aet(request.path_params["aet"])
         lock, keys = _asked(request, target)
         now = self._node.clock()
-        more = {"channel": WEB, "deletion_lock": lock, "matching": keys, "now": now}
+        more = {"channel": WEB, "deletion_lock": lock, "matching": keys, "owner": owner_of(principal_of(request)), "now": now}
         self._change(request, "workitem.subscribed", target, aet, partial(_subscribe, aet=aet, target=target, more=more))
         self._node.ring(BELL)
         return _done(201, {"Content-Location": channel_url(request, aet)})
@@ -70,6 +71,7 @@ class _Subscriptions:
     def _change(self, request: Request, what: str, target: str, aet: str, change: Callable[[Connection], Any]) -> None:
         actor = principal_of(request).name
         with self._node.database.begin() as connection:
+            refuse_stranger(connection, aet, WEB, owner_of(principal_of(request)))
             change(connection)
             audit.record(connection, what, actor=actor, detail={"workitem": target, "aet": aet}, at=self._node.clock())
         log.info(what, workitem=target, aet=aet, by=actor)

@@ -41,6 +41,18 @@ QUICK: Final[dict[str, ColumnElement[bool]]] = {
 }
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What somebody saw of a study before deciding: who was reading it, and when its urgent finding was raised (None: it had none)."""
+
+    reading: str
+    raised_at: float | None
+
+
+class FoundMeanwhile(Exception):
+    """Something urgent was found since the page was made, which nobody has seen yet."""
+
+
 class ReadByOther(Exception):
     """Somebody else reads the study, or has read it, since the page was made. ``who`` is their name."""
 
@@ -209,22 +221,26 @@ def _searchable(connection: Connection) -> bool:
 # --- who reads what
 
 
-def read(connection: Connection, study_uid: str, to: str, *, by: str, now: float, force: bool = False) -> None:
+def read(connection: Connection, study_uid: str, to: str, *, by: str, now: float, force: bool = False, seen: Seen | None = None) -> None:
     """Take a study to read, put it back, or say that it was read.
 
     Parameters
     ----------
     to : OPEN, READING or REVIEWED
     force : take it from who reads it
+    seen : what the page showed; None: whatever it is now, that is meant
 
     Raises
     ------
     NotFound
         There is no such study.
     ReadByOther
-        Somebody else is reading it.
+        Somebody else is reading it, or has said something else of it than was ``seen``.
+    FoundMeanwhile
+        It was to be marked as read, and its urgent finding is newer than what was ``seen``.
     """
-    query = select(worklist.c.reading, worklist.c.reader, worklist.c.urgency).where(worklist.c.study_uid == study_uid)
+    columns = worklist.c.reading, worklist.c.reader, worklist.c.urgency, worklist.c.raised_at
+    query = select(*columns).where(worklist.c.study_uid == study_uid)
     row = connection.execute(query.with_for_update()).one_or_none()
     if row is None:
         raise NotFound(f"no study {study_uid}")
@@ -232,6 +248,10 @@ def read(connection: Connection, study_uid: str, to: str, *, by: str, now: float
         raise ReadByOther(row.reader or "", row.reading)
     if (row.reading, row.reader) == (to, by):
         return
+    if seen is not None and not force and row.reading not in (seen.reading, to) and row.reader != by:
+        raise ReadByOther(row.reader or "", row.reading)
+    if seen is not None and to == REVIEWED and row.urgency and (row.raised_at or 0.0) > (seen.raised_at or 0.0):
+        raise FoundMeanwhile
     values = {"reading": to, "reader": None if to == OPEN else by, "read_at": None if to == OPEN else now}
     values["rank"] = 0 if to == REVIEWED else row.urgency
     connection.execute(update(worklist).where(worklist.c.study_uid == study_uid).values(**values))

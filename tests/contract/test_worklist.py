@@ -17,7 +17,7 @@ from storage.names import name_keys
 from storage.runs import RunSpec
 from storage.schema import instance, patient, run, series, study, worklist_event
 from storage.visibility import Limits
-from storage.worklist import OPEN, READING, REVIEWED, Entry, ReadByOther, Search
+from storage.worklist import OPEN, READING, REVIEWED, Entry, FoundMeanwhile, ReadByOther, Search, Seen
 from tests.contract.fill import add_instance, add_study
 
 ALERT = {"urgency": "critical", "finding": "Pneumothorax", "reason": "Pneumothorax: Present (0.97)"}
@@ -377,3 +377,26 @@ def test_a_change_that_is_rolled_back_is_none(database: Database) -> None:
         raise RuntimeError
     assert not worklist_upkeep.behind(database)
     assert kinds(database, seen) == []
+
+
+def test_who_acts_on_an_old_page_learns_what_happened_since(database: Database) -> None:
+    add(database, "1.1")
+    follow(database)
+    saw = Seen(OPEN, None)
+    with database.begin() as connection:
+        worklist.read(connection, "1.1", REVIEWED, by="ann", now=1.0, seen=saw)
+    with pytest.raises(ReadByOther) as raised, database.begin() as connection:
+        worklist.read(connection, "1.1", READING, by="bob", now=2.0, seen=saw)
+    assert (raised.value.who, raised.value.state) == ("ann", REVIEWED)
+    assert entry(database, "1.1").reading == REVIEWED
+    with database.begin() as connection:  # who knows may
+        worklist.read(connection, "1.1", OPEN, by="bob", now=3.0, seen=Seen(REVIEWED, None))
+        worklist.read(connection, "1.1", READING, by="bob", now=4.0, seen=saw)
+    end(database, start(database, "1.1"), FOUND, now=5.0)
+    follow(database)
+    with pytest.raises(FoundMeanwhile), database.begin() as connection:
+        worklist.read(connection, "1.1", REVIEWED, by="bob", now=6.0, seen=Seen(READING, None))
+    assert entry(database, "1.1").reading == READING
+    with database.begin() as connection:
+        worklist.read(connection, "1.1", REVIEWED, by="bob", now=7.0, seen=Seen(READING, 5.0))
+    assert (entry(database, "1.1").reading, entry(database, "1.1").reader) == (REVIEWED, "bob")

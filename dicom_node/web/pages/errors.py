@@ -8,8 +8,9 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dicom_node.web.dicomweb.errors import answer
 from dicom_node.web.dicomweb.errors import refused as refused_in_json
-from dicom_node.web.pages.site import page
+from dicom_node.web.pages.site import page, speaks
 from dicom_node.web.pages.words import N_
 
 PROGRAMS: Final = ("/api", "/dicom-web", "/wado", "/viewer", "/static", "/metrics", "/healthz", "/readyz", "/ws")
@@ -42,8 +43,13 @@ def refused(request: Request, error: Exception) -> Response:
     return error_page(request, answer.status_code, why, kept)
 
 
-def error_page(request: Request, status: int, why: str, headers: dict[str, str] | None = None) -> Response:
-    """A refusal with what to do next."""
-    generic = HTTPStatus(status).phrase
+def error_page(request: Request, status: int, why: str, headers: dict[str, str] | None = None, *, spoken: str = "en") -> Response:
+    """A refusal with what to do next; ``spoken``: the language of its reason (BCP 47)."""
+    why = "" if why == HTTPStatus(status).phrase else why
     title = TITLES.get(status, N_("That did not work"))
-    return page(request, "error.html", status=status, headers=headers, code=status, title=title, why="" if why == generic else why)
+    return page(request, "error.html", status=status, headers=headers, code=status, title=title, why=why, spoken=spoken)
+
+
+def conflict(request: Request, why: str) -> Response:
+    """Something changed since the page was made; ``why`` is in the reader's language."""
+    return error_page(request, 409, why, spoken=speaks(request).tag) if wants_page(request) else answer(409, why)

@@ -15,7 +15,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import structlog
@@ -39,7 +39,9 @@ from storage.worklist import Event
 log = structlog.get_logger()
 
 PATH: Final = "/events"
+DELETED: Final = "deleted"
 LOOK_EVERY: Final = 0.2  # seconds, while somebody listens
+LOOK_AFTER_TROUBLE: Final = 1.0
 HEARTBEAT: Final = 15.0
 SESSION_LOOKED_AT: Final = 2.0
 LONGEST: Final = 1800.0
@@ -102,14 +104,15 @@ class Feed:
         while self._listeners:
             try:
                 events, seen = await run_in_threadpool(self._look, self._last, {each.principal.limits for each in self._listeners})
-            except IndexUnavailable as error:
+                self._hand_out(events, seen)
+            except Exception as error:  # noqa: BLE001 - every page of this process lives on this task: whatever it was, it looks again
                 if not troubled:
-                    log.warning("events.waiting", why=str(error))
+                    why = str(error) if isinstance(error, IndexUnavailable) else type(error).__name__
+                    log.error("events.waiting", why=why)
                 troubled = True
             else:
                 troubled = False
-                self._hand_out(events, seen)
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(LOOK_AFTER_TROUBLE if troubled else LOOK_EVERY)
 
     def _newest(self) -> int:
         with self._node.database.read() as connection:
@@ -126,8 +129,9 @@ class Feed:
     def _hand_out(self, events: list[Event], seen: dict[Limits, set[str]]) -> None:
         for listener in self._listeners:
             for event in events:
-                if may_see(event, listener.principal.limits, seen.get(listener.principal.limits, set())):
-                    listener.give(event)
+                told = as_told(event, listener.principal.limits, seen.get(listener.principal.limits, set()))
+                if told is not None:
+                    listener.give(told)
         self._last = events[-1].pk if events else self._last
 
     async def missed(self, after: int, limits: Limits) -> list[Event] | None:
@@ -139,14 +143,20 @@ class Feed:
                     return None
                 events = list(worklist.events_after(connection, after, MOST_WAITING + 1))
                 seen = worklist.seen_by(connection, [event.study_uid for event in events], limits)
-            return [event for event in events if may_see(event, limits, seen)] if len(events) <= MOST_WAITING else None
+            told = [as_told(event, limits, seen) for event in events]
+            return [event for event in told if event is not None] if len(events) <= MOST_WAITING else None
 
         return await run_in_threadpool(read)
 
 
-def may_see(event: Event, limits: Limits, seen: set[str]) -> bool:
-    """Whether an account with limits is told of an event."""
-    return not limits or event.study_uid in seen
+def as_told(event: Event, limits: Limits, seen: set[str]) -> Event | None:
+    """An event as an account with limits is told of it, None where it is not.
+
+    That a study is gone is told without its name: whether it was within the limits, nobody knows any more.
+    """
+    if not limits or event.study_uid in seen:
+        return event
+    return replace(event, study_uid="", kinds=DELETED) if DELETED in event.kinds.split(",") else None
 
 
 def text_of(event: Event) -> str:

@@ -24,6 +24,7 @@ from dicom_node.viewer.installation import installed
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource
 from dicom_node.web.dicomweb.resources import checked_uid
+from dicom_node.web.dicomweb.responses import made, unchanged
 from dicom_node.web.in_use import in_use
 from dicom_node.web.page_route import PageRoute
 from dicom_node.web.pages import study_view
@@ -41,7 +42,6 @@ from storage.rule_facts import HELD
 from storage.timeline import timeline
 
 PATH: Final = "/studies/{study}"
-DAY: Final = "private, max-age=86400"
 MOST_RESULTS: Final = 12  # shown with their pictures; the story names all
 DONE: Final = {
     "feedback": N_("Your word is kept."),
@@ -102,8 +102,11 @@ class _Room:
         if plan is None:
             raise NoSuchResource("this result has no key images")
         overlay = request.query_params.get("overlay") != "0"
+        tag = f'"{plan.segmentation.digest[:32]}-{int(numbers[1])}-{int(overlay)}"'
+        if (same := unchanged(request, tag)) is not None:
+            return same
         content = self._pictures.picture(plan, int(numbers[1]), overlay=overlay)
-        return Response(content, media_type="image/jpeg", headers={"Cache-Control": DAY, "Content-Security-Policy": "default-src 'none'"})
+        return made(content, "image/jpeg", headers={"ETag": tag, "Content-Security-Policy": "default-src 'none'"})
 
     def _values(self, request: Request, problem: str = "") -> dict[str, Any]:
         uid = checked_uid(request.path_params["study"], "the study")

@@ -130,6 +130,8 @@ class KeyImages:
 
     def _made(self, plan: Plan, plane: Plane, *, overlay: bool) -> bytes:
         source = self._archive.open_instance(plane.source)
+        if source.study_uid != plan.segmentation.study_uid:  # who asks may see this study, and perhaps not that one
+            raise NoSuchResource("the image of this result is in another study")
         pixels = pixels_of(source)
         picture = picture_of(source, pixels, plane.source_frame, Rendering(), self._transcoder).convert("RGB")
         size = fitted(picture.size, spacing_of(pixels.header))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from sqlalchemy import Connection, select
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute
@@ -22,14 +23,14 @@ from dicom_node.viewer.installation import installed
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource
 from dicom_node.web.page_route import PageRoute
-from dicom_node.web.pages.errors import error_page
+from dicom_node.web.pages.errors import conflict
 from dicom_node.web.pages.preferences import local_path
-from dicom_node.web.pages.site import HEADERS, page, render
+from dicom_node.web.pages.site import HEADERS, page, render, speaks
 from dicom_node.web.pages.words import N_
 from storage import worklist, worklist_upkeep
 from storage.schema import series
 from storage.visibility import Limits
-from storage.worklist import MOST_COUNTED, OPEN, ORDERS, QUICK, READING, REVIEWED, Entry, Page, ReadByOther, Search
+from storage.worklist import MOST_COUNTED, OPEN, ORDERS, QUICK, READING, REVIEWED, Entry, FoundMeanwhile, Page, ReadByOther, Search, Seen
 
 PATH: Final = "/"
 ROWS: Final = "/worklist/rows"
@@ -129,8 +130,15 @@ def view_of(parameters: Mapping[str, str]) -> View:
 
 
 def printable(text: str) -> str:
-    """A text without control characters; directional marks stay, and act inside their own element only."""
-    return "".join("\ufffd" if unicodedata.category(character) in ("Cc", "Cs") else character for character in text)
+    """A text without control characters, and without those that turn the writing round (UAX #9, 2.1 to 2.4): they show another name.
+
+    The marks of UAX #9, 2.6 stay, and act inside their own element only.
+    """
+    shown = (character for character in text if character not in _TURNING)
+    return "".join("\ufffd" if unicodedata.category(character) in ("Cc", "Cs") else character for character in shown)
+
+
+_TURNING: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def person(name: str) -> list[str]:
@@ -179,13 +187,23 @@ def rows_of(connection: Connection, entries: Sequence[Entry], *, viewer: bool) -
     segmentations = {row.study_pk: row.series_uid for row in connection.execute(query)} if pks else {}
     return [
         Row(
-            entry,
+            _clean(entry),
             person(entry.name),
             years(entry.birth_date, entry.study_date),
             viewer_url(entry.study_uid, segmentations.get(entry.study_pk)) if viewer else None,
         )
         for entry in entries
     ]
+
+
+def _clean(entry: Entry) -> Entry:
+    return replace(
+        entry,
+        patient_id=printable(entry.patient_id),
+        sex=printable(entry.sex),
+        description=printable(entry.description),
+        accession_number=printable(entry.accession_number),
+    )
 
 
 def viewer_url(study_uid: str, segmentation: str | None = None) -> str:
@@ -205,6 +223,25 @@ def routes(node: Node) -> list[BaseRoute]:
         PageRoute(ROWS, desk.rows),
         PageRoute("/worklist/{study_uid}/reading", desk.read, methods=["POST"], right=REPORT),
     ]
+
+
+BY_OTHER: Final = {
+    READING: N_("%(who)s is reading this study already."),
+    REVIEWED: N_("%(who)s has read this study in the meantime."),
+    OPEN: N_("Somebody has put this study back in the meantime."),
+}
+FOUND_MEANWHILE: Final = N_("Something urgent was found in this study after the page was made: look at it before you mark it as read.")
+
+
+def _seen(form: FormData) -> Seen | None:
+    """What the page showed that the form is of; a program may leave it out."""
+    reading, raised = form.get("seen"), str(form.get("raised", ""))
+    if reading is None:
+        return None
+    try:
+        return Seen(str(reading), float(raised) if raised else None)
+    except ValueError:
+        raise BadRequest("'raised' is no time") from None
 
 
 class _Desk:
@@ -228,18 +265,20 @@ class _Desk:
         if to not in (OPEN, READING, REVIEWED):
             raise BadRequest(f"'to' is one of {OPEN}, {READING}, {REVIEWED}")
         try:
-            await run_in_threadpool(self._read, request, uid, to, form.get("force") == "yes")
+            await run_in_threadpool(self._read, request, uid, to, form.get("force") == "yes", _seen(form))
         except ReadByOther as error:
-            return error_page(request, 409, f"{error.who} is reading this study already.")
+            return conflict(request, speaks(request).gettext(BY_OTHER[error.state]) % {"who": error.who})
+        except FoundMeanwhile:
+            return conflict(request, speaks(request).gettext(FOUND_MEANWHILE))
         return RedirectResponse(target, status_code=303)
 
-    def _read(self, request: Request, uid: str, to: str, force: bool) -> None:
+    def _read(self, request: Request, uid: str, to: str, force: bool, seen: Seen | None) -> None:
         principal = principal_of(request)
         worklist_upkeep.catch_up(self._node.database, now=self._node.clock(), batches=CHANGES_AT_ONCE)
         with self._node.database.begin() as connection:
             if worklist.get(connection, uid, principal.limits) is None:
                 raise NoSuchResource("there is no such study")
-            worklist.read(connection, uid, to, by=principal.name, now=self._node.clock(), force=force)
+            worklist.read(connection, uid, to, by=principal.name, now=self._node.clock(), force=force, seen=seen)
 
     def _values(self, request: Request, view: View) -> dict[str, Any]:
         now = self._node.clock()

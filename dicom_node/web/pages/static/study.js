@@ -14,11 +14,12 @@ async function refresh() {
   busy = true;
   try {
     const answer = await fetch(body.dataset.source, { headers: { Accept: "text/html" } });
-    if (answer.redirected || answer.status === 401) { location.reload(); return; }
+    if (answer.redirected || answer.status === 401 || answer.status === 404) { location.reload(); return; } // signed out, or deleted
     if (answer.ok) { body.innerHTML = await answer.text(); dress(); }
-  } catch { /* the server is away: the stream tells when it is back */ } finally { busy = false; }
+    else if (answer.status >= 500) later(3000);
+  } catch { later(3000); /* the server is away */ } finally { busy = false; }
 }
-const later = () => { clearTimeout(waiting); waiting = setTimeout(refresh, 400); };
+const later = (after = 400) => { clearTimeout(waiting); waiting = setTimeout(refresh, after); };
 
 function offer() {
   if (document.querySelector("[data-offer]")) return;
@@ -57,4 +58,4 @@ dress();
 // After a form the page comes back at the place that it was about, where the word that it was done may be out of sight.
 if (location.hash) for (const done of $$("[data-problem] .notice.good")) toast(done.textContent.trim());
 if (location.search.includes("done=")) history.replaceState(null, "", location.pathname + location.hash);
-listen(({ study }) => { if (study === body.dataset.study) later(); }, later);
+listen(({ study, kinds }) => { if (study === body.dataset.study || (!study && kinds.includes("deleted"))) later(); }, () => later());

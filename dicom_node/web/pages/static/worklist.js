@@ -92,12 +92,20 @@ async function load(url, options = {}) {
     const answer = await fetch(url, { signal: own.signal, headers: { Accept: "text/html" } });
     if (answer.redirected || answer.status === 401) return location.reload(); // signed out: the page asks who is there
     if (answer.ok) put(await answer.text(), options);
+    else if (answer.status >= 500) later();
   } catch (error) {
-    if (error.name !== "AbortError" && !(error instanceof TypeError)) throw error; // the server is away; it is asked again when it is back
+    if (error instanceof TypeError) later(); // the server is away
+    else if (error.name !== "AbortError") throw error;
   } finally {
     if (asking === own) asking = null;
     last = performance.now() - began;
   }
+}
+
+let away = 0;
+function later() {
+  clearTimeout(away);
+  away = setTimeout(refresh, 3000);
 }
 
 function refresh() {

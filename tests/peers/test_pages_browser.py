@@ -4,97 +4,29 @@ both themes, a phone; nothing that axe objects to, nothing that the policy refus
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import expect
 
-from dicom_node.accounts import hashed
 from storage import accounts
-from storage.visibility import Limits
-from tests.node import PLAIN, StepNode, bright_series, command, peer, rule, running, send, settings, uid_of
+from tests.browser import SCREENSHOTS, Site, configured, opened
+from tests.node import command
 from tests.npm import package
-from tests.tiny_bundle import tiny_bundle
-from tests.webserver import WebNode, serving
 
 pytestmark = [pytest.mark.peer("chromium"), pytest.mark.peer("npm"), pytest.mark.xdist_group("browser")]
 
 AXE = ("axe-core", "4.14.1", "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==")
-SCREENSHOTS = Path(os.environ.get("DICOM_NODE_SCREENSHOTS") or Path(__file__).resolve().parents[2] / "build" / "screenshots")
-PASSWORD = "correct horse battery"
-ALERT = '\n[[alert]]\nurgency = "critical"\nname = "Volume"\nabove = 0.001\n'
 WEIGHT = 300_000  # bytes of a page with everything it loads
-NOTED = "window.noted = []; document.addEventListener('securitypolicyviolation', (event) => window.noted.push(event.violatedDirective))"
-
-
-@dataclass
-class Site:
-    """A served node, and a browser before it."""
-
-    node: StepNode
-    web: WebNode
-    browser: Browser
-    folder: Path
-    foreign: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.web.port}"
-
-    def page(self, *, width: int = 1280, theme: Any = "light", locale: str = "en-GB") -> Page:
-        context = self.browser.new_context(viewport={"width": width, "height": 850}, color_scheme=theme, locale=locale, base_url=self.url)
-        context.set_default_timeout(20_000)
-        page = context.new_page()
-        page.add_init_script(NOTED)
-        page.on("request", lambda request: None if request.url.startswith((self.url, "data:")) else self.foreign.append(request.url))
-        page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        return page
-
-    def signed_in(self, **how: Any) -> Page:
-        page = self.page(**how)
-        page.goto("/")
-        page.locator("#name").fill("ada")
-        page.locator("#password").fill(PASSWORD)
-        page.locator("main form button").click()
-        page.wait_for_url(re.compile(r":\d+/$"))
-        return page
-
-    def receive(self, name: str, number: int) -> str:
-        """A study comes, is run, and its delivery fails."""
-        images = bright_series()
-        for image in images:
-            image.SpecificCharacterSet = "ISO_IR 192"
-            image.PatientName, image.PatientID, image.StudyDescription = name, f"P{number}", "Head"
-        assert set(send(self.node, images, self.folder / str(number))) == {0}
-        self.node.work()
-        self.node.duties.reclaim_jobs()
-        return uid_of(images)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("node")
-    bundle = tiny_bundle(folder / "bundles")
-    with (bundle / "dicom.toml").open("a") as stream:
-        stream.write(ALERT)
-    plain = PLAIN.replace("[delivery]", "[delivery]\nattempts = 1").replace("[web]\n", "[web]\nsign_in = true\n")
-    config = settings(folder, plain=plain, more=peer("pacs", 1) + rule("pacs"))
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    with running(config) as node, serving(config) as web, sync_playwright() as playwright:
-        with web.node.database.begin() as connection:
-            accounts.add(connection, "ada", hashed("ada", PASSWORD), "administrator", Limits(), actor="test")
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        try:
-            yield Site(node, web, browser, folder)
-        finally:
-            browser.close()
+    with opened(folder, configured(folder)) as made:
+        yield made
 
 
 def test_a_finding_rises_by_itself_is_rejected_and_becomes_a_label(site: Site, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Build the CPU image without a daemon (buildah, chroot isolation, a base made by debootstrap), start it and echo it.
-# Needs root, buildah, debootstrap and DCMTK's echoscu. Wheels are fetched outside, with pip's own configuration.
+# Build the CPU image without a daemon (buildah, chroot isolation, a base made by debootstrap), start it, echo it and open its viewer.
+# Needs root, buildah, debootstrap, npm and DCMTK's echoscu. Wheels and the viewer are fetched outside, with pip's and npm's own configuration.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${DICOM_NODE_IMAGE_WORK:-build/image}
@@ -47,6 +47,9 @@ trap cleanup EXIT
 echo "image: wheels"
 "$python" -m pip wheel -qq --wheel-dir "$work/wheels" --constraint constraints.txt "setuptools>=77,<90" wheel ".[postgresql]"
 
+viewer=$("$python" -c 'import dicom_node.viewer as v; print(f"{v.PACKAGE}@{v.VERSION}")')
+(cd "$work/wheels" && npm pack --silent --ignore-scripts "$viewer" >/dev/null && mv -- *.tgz viewer.tgz)
+
 echo "image: base"
 if ! buildah "${store[@]}" inspect --type image localhost/base >/dev/null 2>&1; then
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/base" >"$work/debootstrap.log" 2>&1 ||
@@ -61,7 +64,7 @@ fi
 
 echo "image: build"
 buildah "${store[@]}" build --quiet --format docker --file docker/Dockerfile --target cpu \
-    --build-arg BASE=localhost/base --build-arg PIP_OPTIONS="--no-index --find-links /wheels" \
+    --build-arg BASE=localhost/base --build-arg PIP_OPTIONS="--no-index --find-links /wheels" --build-arg VIEWER=/wheels/viewer.tgz \
     --volume "$work/wheels:/wheels:ro" --tag localhost/dicom-node:cpu .
 
 echo "image: start and echo"
@@ -74,11 +77,12 @@ buildah "${store[@]}" run --env "$mark" "$container" -- dicom-node serve >"$work
 server=$!
 healthy() { # the receiver may answer before the web role does
     /usr/bin/echoscu -aec DICOM_NODE 127.0.0.1 11112 >/dev/null 2>&1 &&
-        buildah "${store[@]}" run "$container" -- python3 -c "import urllib.request as r; r.urlopen('http://127.0.0.1:8042/healthz', timeout=4)" >/dev/null 2>&1
+        buildah "${store[@]}" run "$container" -- python3 -c "import urllib.request as r
+for path in ('healthz', 'viewer/'): r.urlopen('http://127.0.0.1:8042/' + path, timeout=4)" >/dev/null 2>&1
 }
 for _ in $(seq 120); do
     if healthy; then
-        echo "image: echoed and healthy"
+        echo "image: echoed and healthy, with its viewer"
         stop
         wait "$server" || true
         exit 0

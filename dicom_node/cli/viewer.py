@@ -23,6 +23,7 @@ def add(commands: Any) -> None:
         example="dicom-node viewer install --from ohif-app-3.13.2.tgz",
     )
     install.add_argument("--from", dest="tarball", type=Path, metavar="TARBALL", help="the package, fetched before by npm pack")
+    install.add_argument("--into", type=Path, metavar="FOLDER", help="another folder than the node's own; DICOM_NODE_VIEWER names it then")
     install.set_defaults(run=_install)
     status = command(viewers, "status", "whether the viewer is installed, and where it answers")
     with_json(status)
@@ -39,10 +40,14 @@ def _address(config: Config) -> str:
 
 
 def _install(arguments: argparse.Namespace) -> None:
-    from dicom_node.viewer.installation import install
+    from dicom_node.viewer.installation import BROUGHT, install, root_of
 
+    if arguments.into is not None:
+        done = install(arguments.into.absolute(), arguments.tarball)
+        output.line(f"OHIF {done.version} is in {done.folder}; a node with {BROUGHT}={done.folder.parent} in its environment serves it")
+        return
     config = configuration(arguments)
-    done = install(config, arguments.tarball)
+    done = install(root_of(config), arguments.tarball)
     output.line(f"OHIF {done.version} is in {done.folder}; a node that runs serves it now: {_address(config)}")
 
 
@@ -61,6 +66,9 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
-    from dicom_node.viewer.installation import remove
+    from dicom_node.viewer.installation import installed, remove
 
-    output.line("the viewer is removed" if remove(configuration(arguments)) else "there was no viewer")
+    config = configuration(arguments)
+    output.line("the viewer is removed" if remove(config) else "there was no viewer of the node's own")
+    if left := installed(config):
+        output.line(f"OHIF {left.version} in {left.folder}, which came with the node, is still served")

@@ -1,4 +1,4 @@
-"""What becomes of the package's files: those that the viewer needs, with addresses below /viewer, and the configuration of this node."""
+"""What becomes of the package's files: those that the viewer needs, with addresses below /viewer; and the configuration of this node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dicom_node.viewer import BASE, PACKAGE, SHA512, VERSION
 DIST: Final = "package/dist/"
 LICENCE: Final = "package/LICENSE"
 # Models for segmentation in the browser, a viewer of microscopy, scripts of other sites, a worker that only removes itself: 157 of 204 MB;
-# and the configuration, in whose place this node's comes.
+# and the configuration, in whose place the web server gives this node's.
 LEFT_OUT: Final = (
     "app-config.js", "ort/", "dicom-microscopy-viewer/", "customizations/", "google.js", "sw.js", "_headers", "_redirects", "serve.json",
 )  # fmt: skip
@@ -49,7 +49,6 @@ def build(tarball: Path, folder: Path) -> None:
     start = folder / "index.html"
     if not start.is_file():
         raise CommandFailed(f"{tarball.name} has no {DIST}index.html")
-    _write(folder / CONFIGURATION, configuration().encode())
     described = {"package": PACKAGE, "version": VERSION, "sha512": SHA512, "scripts": inline_scripts(start.read_text("utf-8"))}
     (folder / DESCRIPTION).write_text(json.dumps(described), encoding="utf-8")
 
@@ -133,4 +132,11 @@ def configuration() -> str:
         "defaultDataSourceName": "dicomweb",
         "dataSources": [dicomweb],
     }
-    return f"window.config = {json.dumps(settings, indent=1)};\n"
+    return f"window.config = {json.dumps(settings, indent=1)};\n{_NO_TOUR}"
+
+
+# Whoever opens a study wants to see it, and not a guided tour of the viewer before it.
+_NO_TOUR: Final = """try {
+ localStorage.shownTours ??= '["basicViewerTour"]';
+} catch { /* the browser keeps nothing: then there is a tour */ }
+"""

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from dicom_node.config import Config
 from dicom_node.errors import CommandFailed
@@ -27,14 +28,23 @@ class Installation:
     scripts: tuple[str, ...]
 
 
+BROUGHT: Final = "DICOM_NODE_VIEWER"
+"""The environment variable that names a folder with a viewer that came with the node, as in its image."""
+
+
 def root_of(config: Config) -> Path:
-    """The folder that holds the viewer."""
+    """The folder that holds the viewer of this node's own."""
     return config.node.data_dir / "viewer"
 
 
 def installed(config: Config) -> Installation | None:
-    """The viewer of the version that this node is made for; None where it is not there, or not whole."""
-    folder = root_of(config) / VERSION
+    """The viewer of the version that this node is made for, its own or one that came with it; None where neither is whole."""
+    brought = os.environ.get(BROUGHT)
+    return _whole(root_of(config)) or (_whole(Path(brought)) if brought else None)
+
+
+def _whole(root: Path) -> Installation | None:
+    folder = root / VERSION
     try:
         described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if described["sha512"] != SHA512:
@@ -44,8 +54,8 @@ def installed(config: Config) -> Installation | None:
         return None
 
 
-def install(config: Config, given: Path | None = None) -> Installation:
-    """Install the viewer, from a tarball or by npm; what is there of another version goes once the new one is in its place.
+def install(root: Path, given: Path | None = None) -> Installation:
+    """Install the viewer into a folder, from a tarball or by npm; what is there of another version goes once the new one is in its place.
 
     Raises
     ------
@@ -53,7 +63,6 @@ def install(config: Config, given: Path | None = None) -> Installation:
         It cannot be fetched, is not the package that it should be, or cannot be written; what was there stays. Or it is being
         installed already.
     """
-    root = root_of(config)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with _alone(root), tempfile.TemporaryDirectory(dir=root, prefix=".new-") as temporary:
@@ -67,7 +76,7 @@ def install(config: Config, given: Path | None = None) -> Installation:
             _clear(root, but={VERSION, made.parent.name})
     except OSError as error:
         raise CommandFailed(f"the viewer cannot be written to {root}: {error.strerror or error}") from None
-    found = installed(config)
+    found = _whole(root)
     assert found is not None
     return found
 

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_node.node import Node
 from dicom_node.viewer import BASE, INSTALL
-from dicom_node.viewer.build import CONFIGURATION
+from dicom_node.viewer.build import CONFIGURATION, configuration
 from dicom_node.viewer.installation import Installation, installed
 from dicom_node.web.dicomweb.errors import NoSuchResource
 
@@ -55,6 +55,8 @@ def routes(node: Node) -> list[BaseRoute]:
 
 def _file(request: Request, found: Installation, name: str) -> Response:
     """A file; what is none is one of the viewer's own pages, and its start page is sent."""
+    if name == CONFIGURATION:
+        return Response(configuration(), media_type=TYPES[".js"], headers={"Cache-Control": "no-cache"})
     path = _inside(found.folder, name)
     if path is None or not path.is_file():
         if "." in name.rpartition("/")[2]:
@@ -84,4 +86,4 @@ def _inside(folder: Path, name: str) -> Path | None:
 def _keeping(path: Path) -> str:
     """How long a browser keeps a file: for ever where its name holds its digest."""
     digests = [part for part in path.name.split(".") if len(part) == HASHED and all(digit in "0123456789abcdef" for digit in part)]
-    return YEAR if digests and path.name not in (START, CONFIGURATION) else "no-cache"
+    return YEAR if digests and path.name != START else "no-cache"

@@ -70,7 +70,7 @@ def test_it_is_served_from_its_own_origin_at_once(tmp_path: Path, package: Path)
 
         missing = web.client.get(f"{url}/")
         assert (missing.status_code, missing.json()["error"]) == (404, "the viewer is not installed; dicom-node viewer install")
-        install(config, package)
+        install(root_of(config), package)
         start = web.client.get(f"{url}/")
         assert start.text == web.client.get(f"{url}/viewer?StudyInstanceUIDs=1.2").text == web.client.get(f"{url}/index.html").text
         assert web.client.get(url).headers["location"] == "/viewer/"
@@ -90,7 +90,9 @@ def test_it_is_served_from_its_own_origin_at_once(tmp_path: Path, package: Path)
         assert ("content-encoding" in plain.headers, plain.text) == (False, bundle.text)
         assert web.client.get(f"{url}/app.css").text == "src: url(/viewer/font.woff2)"
         configured = web.client.get(f"{url}/app-config.js").text
-        assert ("elsewhere" in configured, json.loads(configured[16:-2])["dataSources"][0]["configuration"]["qidoRoot"]) == (
+        settings_of, tour, _ = configured.partition("try {")
+        assert ("shownTours" in configured, bool(tour)) == (True, True)
+        assert ("elsewhere" in configured, json.loads(settings_of[16:-2])["dataSources"][0]["configuration"]["qidoRoot"]) == (
             False,
             "/dicom-web",
         )
@@ -119,7 +121,7 @@ def test_with_tokens_its_files_are_open_and_the_data_are_not(tmp_path: Path, pac
 
     monkeypatch.setenv("TEST_READER", "reader-token-0123456789")
     config = configured(tmp_path / "node", web='tokens = [{ name = "viewer", token = { env = "TEST_READER" } }]')
-    install(config, package)
+    install(root_of(config), package)
     with serving(config) as web:
         assert web.client.get(f"http://127.0.0.1:{web.port}/viewer/").status_code == 200
         assert web.client.get(f"{web.url}/studies").status_code == 401
@@ -133,29 +135,45 @@ def test_two_installations_at_once_are_one(tmp_path: Path, package: Path) -> Non
     try:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(CommandFailed, match="being installed already"):
-            install(config, package)
+            install(root_of(config), package)
         assert installed(config) is None
     finally:
         os.close(other)
-    assert install(config, package) == installed(config)
+    assert install(root_of(config), package) == installed(config)
     assert [each.name for each in root_of(config).iterdir()] == [installed(config).folder.name]  # type: ignore[union-attr]
+
+
+def test_one_that_came_with_the_node_is_served_beside_its_own(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(tmp_path / "node")
+    brought = install(tmp_path / "image", package)
+    assert installed(config) is None
+    monkeypatch.setenv("DICOM_NODE_VIEWER", str(tmp_path / "image"))
+    assert installed(config) == brought
+    with serving(config) as web:
+        assert web.client.get(f"http://127.0.0.1:{web.port}/viewer/").status_code == 200
+    own = install(root_of(config), package)
+    assert installed(config) == own != brought
+    assert remove(config)
+    assert installed(config) == brought
+    monkeypatch.setenv("DICOM_NODE_VIEWER", str(tmp_path / "nothing"))
+    assert installed(config) is None
 
 
 def test_another_package_leaves_what_was_there(tmp_path: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(tmp_path / "node")
-    install(config, package)
+    install(root_of(config), package)
     other = made(tmp_path / "other.tgz", {**FILES, "package/dist/app.css": "changed"})
     with pytest.raises(CommandFailed, match="nothing was installed"):
-        install(config, other)
+        install(root_of(config), other)
     cut = tmp_path / "cut.tgz"
     cut.write_bytes(other.read_bytes()[: other.stat().st_size // 2])
     known(cut, monkeypatch)
     with pytest.raises(CommandFailed, match="cannot be unpacked"):
-        install(config, cut)
+        install(root_of(config), cut)
     empty = made(tmp_path / "empty.tgz", {"package/LICENSE": "MIT"})
     known(empty, monkeypatch)
     with pytest.raises(CommandFailed, match=r"index\.html"):
-        install(config, empty)
+        install(root_of(config), empty)
     known(package, monkeypatch)
     found = installed(config)
     assert found is not None

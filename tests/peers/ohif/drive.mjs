@@ -41,7 +41,6 @@ const browser = await chromium.launchPersistentContext(profile, {
 const seen = { failed: [], statuses: {}, blocked: [], foreign: [], seconds: {} };
 const origin = new URL(site).origin;
 try {
-  await browser.addInitScript(() => localStorage.setItem('shownTours', '["basicViewerTour"]'));
   const page = browser.pages()[0] ?? (await browser.newPage());
   page.setDefaultTimeout(150000);
   page.on('console', message => {

@@ -1,4 +1,7 @@
-"""Deliveries: which instances go to which peer, and what the peer answered for each. One queue per peer, ``deliver:<peer>``."""
+"""Deliveries: which instances go to which peer, and what the peer answered for each. One queue per peer, ``deliver:<peer>``.
+
+Of a run's result each form (SEG, SR, SC, ...) is a delivery of its own: what becomes of one is not what becomes of another.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, exists, insert, select, update
+from sqlalchemy import Connection, and_, bindparam, exists, func, insert, select, update
 
 from storage.errors import NotFound
-from storage.jobs import JobQueue, JobSpec
+from storage.jobs import JobQueue, JobSpec, JobState
 from storage.records import DeliveryInstanceRecord, DeliveryRecord, from_row
 from storage.schema import commitment_request, delivery, delivery_instance, job
 from storage.statements import insert_new, is_one_of
@@ -32,6 +35,7 @@ def create_delivery(
     sop_uids: Sequence[str],
     queue: JobQueue,
     *,
+    form: str = "",
     priority: int = 0,
     max_attempts: int = 20,
     now: float | None = None,
@@ -42,18 +46,18 @@ def create_delivery(
     Returns
     -------
     int or None
-        The delivery's key; None when this run already has a delivery to this peer.
+        The delivery's key; None when this run already has a delivery of this form to this peer.
     """
     at = time.time() if now is None else now
-    values = {"run_pk": run_pk, "study_uid": study_uid, "peer": peer, "created_at": at}
+    values = {"run_pk": run_pk, "study_uid": study_uid, "peer": peer, "form": form, "created_at": at}
     pk: int | None = connection.scalar(insert_new(connection, delivery).values(**values).returning(delivery.c.pk))
     if pk is None:
         return None
     if sop_uids:
         connection.execute(insert(delivery_instance), [{"delivery_pk": pk, "sop_uid": uid} for uid in dict.fromkeys(sop_uids)])
     work = JobSpec(
-        kind="deliver", queue=queue_of(peer), dedupe_key=f"deliver:{pk}", payload={"delivery_pk": pk, **(more or {})},
-        study_uid=study_uid, priority=priority, max_attempts=max_attempts,
+        kind="deliver", queue=queue_of(peer), dedupe_key=f"deliver:{pk}", study_uid=study_uid,
+        payload={"delivery_pk": pk, **({"form": form} if form else {}), **(more or {})}, priority=priority, max_attempts=max_attempts,
     )  # fmt: skip
     connection.execute(update(delivery).where(delivery.c.pk == pk).values(job_pk=queue.enqueue(connection, work)))
     return pk
@@ -120,8 +124,34 @@ def record_answers(connection: Connection, delivery_pk: int, answers: Iterable[I
         connection.execute(_ANSWER, rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """Another form of the same result on its way to the same peer. ``fresh``: its job is due, and was never tried."""
+
+    pk: int
+    form: str
+    state: str
+    fresh: bool
+
+
+def companions_of(connection: Connection, pk: int, *, now: float) -> list[Companion]:
+    """The other deliveries of the run of a delivery to its peer."""
+    mine = get_delivery(connection, pk)
+    if mine.run_pk is None:
+        return []
+    fresh = and_(job.c.state == JobState.SCHEDULED.value, job.c.attempts == 0, job.c.not_before <= now)
+    query = select(delivery.c.pk, delivery.c.form, delivery.c.state, func.coalesce(fresh, False))
+    others = delivery.c.run_pk == mine.run_pk, delivery.c.peer == mine.peer, delivery.c.pk != pk
+    query = query.outerjoin(job, job.c.pk == delivery.c.job_pk).where(*others)
+    return [Companion(row[0], row[1], row[2], bool(row[3])) for row in connection.execute(query.order_by(delivery.c.pk))]
+
+
 def finish(connection: Connection, pk: int, state: str, detail: str = "", *, now: float | None = None) -> None:
-    """End a delivery: DELIVERED (every instance that the peer takes was accepted), FAILED or CANCELED."""
+    """End a delivery.
+
+    DELIVERED: every instance was accepted. NOT_TAKEN: the peer takes no such form, by its profile or for good, and needs none: what else
+    it is sent suffices. Else FAILED or CANCELED.
+    """
     at = time.time() if now is None else now
     connection.execute(update(delivery).where(delivery.c.pk == pk).values(state=state, detail=detail, finished_at=at))
 

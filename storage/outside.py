@@ -15,11 +15,13 @@ from storage import deliveries, runs
 from storage import workitem_values as values
 from storage.jobs import JobQueue, JobState
 from storage.records import RunRecord
-from storage.schema import emitted, instance, job, run, study
+from storage.schema import emitted, instance, job, run, series, study
 from storage.statements import insert_new
 
 OUTSIDE: Final = "outside"
 """The queue of runs that are left to outside performers; no worker of ours looks into it."""
+FORMS: Final = ("SEG", "SR", "KO", "PR")
+"""The forms of a result that a modality names."""
 _AT_ONCE: Final = 500
 
 
@@ -56,7 +58,8 @@ def complete(connection: Connection, queue: JobQueue, run_pk: int, dataset: Mapp
     _end_job(connection, queue, record, JobState.COMPLETED, said)
     if here and ended.delivered:
         for peer in ended.deliver_to:
-            deliveries.create_delivery(connection, run_pk, ended.study_uid, peer, here, queue, now=now)
+            for form, uids in _by_form(connection, here).items():
+                deliveries.create_delivery(connection, run_pk, ended.study_uid, peer, uids, queue, form=form, now=now)
     return True
 
 
@@ -100,6 +103,16 @@ def _keep(connection: Connection, record: RunRecord, listed: Sequence[str], now:
             connection.execute(update(instance).where(*which).values(run_key=record.run_key))
         here += [uid for uid in some if uid in found]
     return here
+
+
+def _by_form(connection: Connection, sop_uids: Sequence[str]) -> dict[str, list[str]]:
+    """The objects of each kind, which are a delivery each; "": of no kind that this node makes."""
+    found: dict[str, list[str]] = {}
+    for start in range(0, len(sop_uids), _AT_ONCE):
+        query = select(instance.c.sop_uid, series.c.modality).join(series, series.c.pk == instance.c.series_pk)
+        for uid, modality in connection.execute(query.where(instance.c.sop_uid.in_(sop_uids[start : start + _AT_ONCE]))):
+            found.setdefault(modality if modality in FORMS else "", []).append(uid)
+    return {form: found[form] for form in (*FORMS, "") if form in found}
 
 
 def _end_job(connection: Connection, queue: JobQueue, record: RunRecord, state: JobState, said: str) -> None:

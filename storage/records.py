@@ -175,6 +175,7 @@ class DeliveryRecord:
     run_pk: int | None
     study_uid: str
     peer: str
+    form: str
     state: str
     job_pk: int | None
     created_at: float

@@ -448,12 +448,14 @@ delivery = Table(
     Column("run_pk", Big, ForeignKey("run.pk"), index=True),
     Column("study_uid", Text, nullable=False, index=True),
     Column("peer", Text, nullable=False),
-    Column("state", String(16), nullable=False, server_default="SCHEDULED"),  # SCHEDULED | DELIVERED | FAILED | CANCELED
+    # The kind of result that goes by it ("SEG", "SR", ...): each has its own. "": originals, a note, or all that a run made.
+    Column("form", String(16), nullable=False, server_default=""),
+    Column("state", String(16), nullable=False, server_default="SCHEDULED"),  # SCHEDULED | DELIVERED | NOT_TAKEN | FAILED | CANCELED
     Column("job_pk", Big),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
     Column("detail", Text),
-    UniqueConstraint("run_pk", "peer"),
+    UniqueConstraint("run_pk", "peer", "form"),
 )
 
 Index(

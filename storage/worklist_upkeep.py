@@ -196,11 +196,14 @@ def _rejected(connection: Connection, uids: Sequence[str]) -> set[tuple[int, str
 
 
 def _deliveries(connection: Connection, uids: Sequence[str]) -> dict[str, list[Row[Any]]]:
-    """The newest delivery to each peer."""
-    query = select(delivery.c.study_uid, delivery.c.peer, delivery.c.state).where(delivery.c.study_uid.in_(uids))
+    """What was sent to each peer last: of a run's result the form that stands worst, and none that the peer does not take."""
+    query = select(delivery.c.study_uid, delivery.c.peer, delivery.c.state, delivery.c.run_pk).where(delivery.c.study_uid.in_(uids))
     newest: dict[tuple[str, str], Any] = {}
-    for row in connection.execute(query.order_by(delivery.c.pk.desc())):
-        newest.setdefault((row.study_uid, row.peer), row)
+    for row in connection.execute(query.where(delivery.c.state != "NOT_TAKEN").order_by(delivery.c.pk.desc())):
+        last = newest.setdefault((row.study_uid, row.peer), row)
+        same = row.run_pk is not None and row.run_pk == last.run_pk
+        if same and DELIVERY_STATES.index(row.state) > DELIVERY_STATES.index(last.state):
+            newest[row.study_uid, row.peer] = row
     return _grouped(newest.values())
 
 

@@ -47,6 +47,7 @@ def _list(arguments: argparse.Namespace) -> None:
             each.pk,
             each.kind,
             each.queue,
+            each.payload.get("form", ""),
             each.state,
             f"{each.attempts}/{each.max_attempts}",
             output.moment(each.updated_at),
@@ -55,7 +56,7 @@ def _list(arguments: argparse.Namespace) -> None:
         )
         for each in found
     ]
-    output.table(("job", "kind", "queue", "state", "attempts", "updated", "study", "error"), rows)
+    output.table(("job", "kind", "queue", "form", "state", "attempts", "updated", "study", "error"), rows)
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -67,7 +68,8 @@ def _show(arguments: argparse.Namespace) -> None:
     if arguments.json:
         output.data({"job": found, "events": events})
         return
-    output.line(f"Job {found.pk} {found.kind} ({found.queue}): {found.state}, attempt {found.attempts} of {found.max_attempts}")
+    form = f", {found.payload['form']}" if found.payload.get("form") else ""
+    output.line(f"Job {found.pk} {found.kind} ({found.queue}{form}): {found.state}, attempt {found.attempts} of {found.max_attempts}")
     if found.error:
         output.line(f"  {found.error}")
     for event in events:

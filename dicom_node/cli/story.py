@@ -170,7 +170,8 @@ def _feedback(words: Sequence[FeedbackRecord]) -> Iterator[str]:
 def _delivery(story: DeliveryStory) -> Iterator[str]:
     delivery = story.delivery
     when = f" {moment(delivery.finished_at)}" if delivery.finished_at else ""
-    yield f"to {delivery.peer}: {delivery.state}{when}{f': {delivery.detail}' if delivery.detail else ''}"
+    form = f", {delivery.form}" if delivery.form else ""
+    yield f"to {delivery.peer}{form}: {delivery.state}{when}{f': {delivery.detail}' if delivery.detail else ''}"
     for each in story.instances:
         status = "" if each.status is None else f" {each.status:04X}"
         comment = f" ({each.comment})" if each.comment else ""

@@ -92,15 +92,19 @@ class Encoded(Protocol):
     def sop_instance_uid(self) -> str: ...
 
 
-def chosen_for(profile: Profile, objects: Iterable[Encoded]) -> list[str]:
-    """SOP Instance UIDs of the objects that belong into a delivery to a peer.
+def chosen_for(profile: Profile, objects: Iterable[Encoded]) -> dict[str, list[str]]:
+    """SOP Instance UIDs of the objects that go to a peer, by kind: each is a delivery. What others refer to comes before them.
 
-    The forms that it asks for; and of the record what it takes in no form, so that its delivery tells that this was not offered.
+    The forms that it asks for; and of the record what it takes in no form, so that a delivery tells that this was not offered. An object
+    that serves two of them is in the first.
     """
-    wanted = {str(form) for form in forms_of(profile)}
-
-    def belongs(each: Encoded) -> bool:
+    wanted = {form.kind: str(form) for form in forms_of(profile)}
+    chosen: dict[str, list[str]] = {}
+    for each in objects:
+        serves = next((kind for kind in KINDS if wanted.get(kind) in each.forms), None)
         record = each.kind in RECORD and each.kind in each.forms
-        return not wanted.isdisjoint(each.forms) or (record and not offered_as(each.sop_class_uid, profile))
-
-    return [each.sop_instance_uid for each in objects if belongs(each)]
+        if serves is None and record and not offered_as(each.sop_class_uid, profile):
+            serves = each.kind
+        if serves is not None:
+            chosen.setdefault(serves, []).append(each.sop_instance_uid)
+    return {kind: chosen[kind] for kind in KINDS if kind in chosen}

@@ -1,13 +1,13 @@
 """The deliver handler: archived results go to a peer, exactly the archived bytes, until each has its answer.
 
 What may pass (no connection, an abort, out of resources) is tried again with backoff. What stays (unsupported class, wrong data set) stops
-at once; where the kinds that the peer's profile calls sufficient were taken, the delivery stands and says what was refused.
+at once; where the peer is sent the forms that its profile calls sufficient, a form that it refuses is not taken, and nobody need act.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import FileIO
 from typing import BinaryIO, cast
@@ -30,12 +30,13 @@ from dicom_node.work.ask_commitment import Answer, Commitment, CommitmentAsker
 from dicom_node.work.associating import associate_peer
 from dicom_node.work.changing import UIDS, changed, changes_to
 from dicom_node.work.forward_copies import Copies, copies_for
+from dicom_node.work.sharing import Shared, SharedAssociations, contexts_of
 from storage import audit, deliveries
 from storage.archive import Archive, StoredInstance
 from storage.database import Database
 from storage.errors import Damaged, NotFound
 from storage.jobs import ClaimedJob, JobQueue
-from storage.records import DeliveryInstanceRecord
+from storage.records import DeliveryInstanceRecord, DeliveryRecord
 
 log = structlog.get_logger()
 
@@ -68,12 +69,14 @@ class DeliverHandler:
         self._queue = queue
         self._clock = clock
         self._ask = CommitmentAsker(config, database, queue, clock=clock)
+        self._shared = SharedAssociations()
 
     def __call__(self, job: ClaimedJob) -> None:
         pk = int(job.payload["delivery_pk"])
         with self._database.read() as connection:
             delivery = deliveries.get_delivery(connection, pk)
             waiting = deliveries.instances_of(connection, pk, pending=True)
+            companions = deliveries.companions_of(connection, pk, now=self._clock())
         pending = [row.sop_uid for row in sorted(waiting, key=lambda row: row.attempts)]  # one that fails again and again holds up no other
         peer = self._config.peer_named(delivery.peer)
         originals = delivery.run_pk is None
@@ -85,8 +88,17 @@ class DeliverHandler:
                 named = peer.transfer_syntaxes if not originals else (asked,) if asked else ()
                 if copies is not None:
                     copies.remember(self._database, items, clock=self._clock)
-                self._send(answers, peer, items, [UIDS[name] for name in named if name in UIDS], copies)
-        self._conclude(job, pk, delivery.study_uid, peer, originals=originals)
+                targets = [UIDS[name] for name in named if name in UIDS]
+                if delivery.run_pk is not None and not peer.commitment:  # one that commits is asked on an association of its own between
+                    fresh = [each.pk for each in companions if each.fresh and job.attempts == 1]
+                    self._send_shared(answers, peer, items, targets, delivery, fresh)
+                else:
+                    self._send(answers, peer, items, targets, copies)
+        self._conclude(job, delivery, peer)
+
+    def rest(self) -> None:
+        """Release the association that this thread left open: there is nothing more to send."""
+        self._shared.rest()
 
     # --- sending
 
@@ -117,14 +129,56 @@ class DeliverHandler:
     def _send(
         self, answers: Answers, peer: Peer, items: list[StoredInstance], targets: Sequence[str] = (), copies: Copies | None = None
     ) -> None:
-        also = [replace(each, transfer_syntax_uid=target) for target in targets for each in items if changes_to(each, target)]
+        wanted = copies.contexts(items) if copies else _with(items, targets)
+        with _tried_again(peer), open_association(self._config, peer, wanted) as opened:
+            self._store_each(answers, peer, opened, items, targets, copies)
+
+    def _send_shared(
+        self,
+        answers: Answers,
+        peer: Peer,
+        items: list[StoredInstance],
+        targets: Sequence[str],
+        delivery: DeliveryRecord,
+        fresh: Sequence[int],
+    ) -> None:
+        """Send on the association that the last form left open, or a new one, which is left open while another form is due."""
+        assert delivery.run_pk is not None
+        wanted = _with(items, targets)
+        shared = self._shared.take(delivery.run_pk, peer.name, contexts_of(wanted))
+        with _tried_again(peer):
+            if shared is None:
+                wanted += _with(self._ahead(delivery.study_uid, peer, fresh), targets)
+                shared = Shared(delivery.run_pk, peer.name, open_association(self._config, peer, wanted), contexts_of(wanted))
+            try:
+                self._store_each(answers, peer, shared.association, items, targets)
+            except BaseException:
+                shared.association.abort()
+                raise
+        self._shared.leave(shared)
+        if not fresh:
+            self._shared.rest()
+
+    def _ahead(self, study_uid: str, peer: Peer, fresh: Sequence[int]) -> list[StoredInstance]:
+        """What the other forms will send, as far as it is there and the peer takes it."""
+        with self._database.read() as connection:
+            uids = [row.sop_uid for pk in fresh for row in deliveries.instances_of(connection, pk, pending=True)]
+        there = self._stored(study_uid, uids).values()
+        return [each for each in there if each is not None and offered_as(each.sop_class_uid, peer)]
+
+    def _store_each(
+        self,
+        answers: Answers,
+        peer: Peer,
+        association: Requestor,
+        items: list[StoredInstance],
+        targets: Sequence[str],
+        copies: Copies | None = None,
+    ) -> None:
         stored = items[0]
         try:
-            with open_association(self._config, peer, copies.contexts(items) if copies else [*items, *also]) as association:
-                for stored in items:
-                    answers.add(stored.sop_uid, _copy(association, stored, copies) if copies else self._store(association, stored, targets))
-        except DimseError as error:
-            raise TryAgain(f"{peer.name}, {error.step}: {error}") from error
+            for stored in items:
+                answers.add(stored.sop_uid, _copy(association, stored, copies) if copies else self._store(association, stored, targets))
         except (Damaged, FileNotFoundError) as error:  # deleted or moved just now: the next attempt looks it up anew
             answers.add(stored.sop_uid, Answered("SCHEDULED", None, "its bytes are not those that were archived"))
             raise TryAgain(f"{peer.name}: an object's bytes are not those that were archived") from error
@@ -143,9 +197,9 @@ class DeliverHandler:
 
     # --- how it ended
 
-    def _conclude(self, job: ClaimedJob, pk: int, study_uid: str, peer: Peer, *, originals: bool) -> None:
+    def _conclude(self, job: ClaimedJob, delivery: DeliveryRecord, peer: Peer) -> None:
         with self._database.read() as connection:
-            rows = deliveries.instances_of(connection, pk)
+            rows = deliveries.instances_of(connection, delivery.pk)
         waiting = [row for row in rows if row.state == "SCHEDULED"]
         if waiting:
             last = waiting[0]
@@ -153,26 +207,39 @@ class DeliverHandler:
             raise TryAgain(f"{peer.name} has not taken {len(waiting)} of {len(rows)} objects yet: {answer}")
         copied = "deidentify" in job.payload  # the peer knows them under other UIDs, and must not learn these: it is not asked to commit
         taken = [] if copied else [row.sop_uid for row in rows if row.state == "ACCEPTED"]
-        commitment = self._commitment(job, pk, peer, taken)
+        commitment = self._commitment(job, delivery.pk, peer, taken)
         if commitment.answer is Answer.WAITING:
             return
         if commitment.answer is Answer.FAILED:
-            self._finish(job, pk, study_uid, "FAILED", commitment.detail)
+            self._finish(job, delivery, "FAILED", commitment.detail)
             return
+        offered = [row for row in rows if row.state != "NOT_OFFERED"]
+        if rows and not offered:
+            self._finish(job, delivery, "NOT_TAKEN", f"the profile of {peer.name} takes no {delivery.form or 'such object'}")
+        elif any(row.state == "REFUSED" for row in rows):
+            self._finish(job, delivery, *self._refused(delivery, peer, rows))
+        else:
+            told = (f"{len(rows)} objects answered", "de-identified" if copied else "", commitment.detail)
+            self._finish(job, delivery, "DELIVERED", ", ".join(filter(None, told)))
+
+    def _refused(self, delivery: DeliveryRecord, peer: Peer, rows: Sequence[DeliveryInstanceRecord]) -> tuple[str, str]:
+        """State and detail of a delivery of which something was refused for good: whether that is enough for the peer."""
         refused = [row for row in rows if row.state == "REFUSED"]
-        kinds = {row.sop_uid: "object" if originals else self._kind(row.sop_uid) for row in rows} if refused else {}
-        accepted = {kinds[row.sop_uid] for row in rows if refused and row.state == "ACCEPTED"}
+        originals = delivery.run_pk is None
+        kinds = {row.sop_uid: "object" if originals else delivery.form or self._kind(row.sop_uid) for row in rows}
         sentences = list(dict.fromkeys(f"{kinds[row.sop_uid]} refused ({_reason(row)})" for row in refused))
         if len(refused) > len(sentences):
             sentences.append(f"{len(refused)} of {len(rows)} objects refused")
-        enough = not originals and bool(accepted) and accepted.issuperset(kind for kind in peer.suffices if kind in set(kinds.values()))
-        if not refused:
-            told = (f"{len(rows)} objects answered", "de-identified" if copied else "", commitment.detail)
-            self._finish(job, pk, study_uid, "DELIVERED", ", ".join(filter(None, told)))
-        elif enough:
-            self._finish(job, pk, study_uid, "DELIVERED", f"{'; '.join(sentences)}; {', '.join(sorted(accepted))} suffices for {peer.name}")
-        else:
-            self._finish(job, pk, study_uid, "FAILED", "; ".join(sentences))
+        accepted = {kinds[row.sop_uid] for row in rows if row.state == "ACCEPTED"}
+        with self._database.read() as connection:
+            others = [each for each in deliveries.companions_of(connection, delivery.pk, now=self._clock()) if delivery.form and each.form]
+        # One that still waits counts: should it be refused as well, that is said by its own delivery.
+        good = accepted | {each.form for each in others if each.state in ("SCHEDULED", "DELIVERED")}
+        needed = {*kinds.values(), *(each.form for each in others)}.intersection(peer.suffices)
+        if originals or not good or not good.issuperset(needed):
+            return "FAILED", "; ".join(sentences)
+        told = f"{'; '.join(sentences)}; {', '.join(sorted(needed or good))} suffices for {peer.name}"
+        return "DELIVERED" if accepted else "NOT_TAKEN", told
 
     def _commitment(self, job: ClaimedJob, pk: int, peer: Peer, accepted: list[str]) -> Commitment:
         """Of a peer that commits: how far that is; of any other, nothing more is wanted."""
@@ -192,18 +259,32 @@ class DeliverHandler:
         except (NotFound, Damaged):
             return "object"
 
-    def _finish(self, job: ClaimedJob, pk: int, study_uid: str, state: str, detail: str) -> None:
-        now = self._clock()
-        log.info("delivery.ended", delivery=pk, state=state)
+    def _finish(self, job: ClaimedJob, delivery: DeliveryRecord, state: str, detail: str) -> None:
+        now, pk = self._clock(), delivery.pk
+        log.info("delivery.ended", delivery=pk, form=delivery.form, state=state)
         with self._database.begin() as connection:
             self._queue.fence(connection, job)
             deliveries.finish(connection, pk, state, detail, now=now)
-            facts = {"delivery": pk, "state": state, "detail": detail}
-            audit.record(connection, "delivery.ended", actor="delivery", study_uid=study_uid, detail=facts, at=now)
+            facts = {"delivery": pk, "peer": delivery.peer, "form": delivery.form, "state": state, "detail": detail}
+            audit.record(connection, "delivery.ended", actor="delivery", study_uid=delivery.study_uid, detail=facts, at=now)
             if state == "FAILED":
                 self._queue.fail(job, detail, connection=connection)
             else:
                 self._queue.complete(connection, job, detail)
+
+
+@contextlib.contextmanager
+def _tried_again(peer: Peer) -> Iterator[None]:
+    """What goes wrong with an association may pass."""
+    try:
+        yield
+    except DimseError as error:
+        raise TryAgain(f"{peer.name}, {error.step}: {error}") from error
+
+
+def _with(items: Sequence[StoredInstance], targets: Sequence[str]) -> list[StoredInstance]:
+    """The instances, and as what they are offered beside: their contexts are proposed."""
+    return [*items, *(replace(each, transfer_syntax_uid=target) for target in targets for each in items if changes_to(each, target))]
 
 
 def _copy(association: Requestor, stored: StoredInstance, copies: Copies) -> Answered:

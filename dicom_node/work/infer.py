@@ -252,11 +252,11 @@ class InferHandler(NodeHandler):
         for name in run.deliver_to:
             # One whose peer went out of the configuration is made as well: it ends with that reason, and can be retried.
             if not negative or (name in peers and peers[name].negative_reports):
-                sop_uids = chosen_for(peers.get(name, _UNKNOWN), objects)
-                deliveries.create_delivery(
-                    connection, run.pk, run.study_uid, name, sop_uids, self._queue,
-                    max_attempts=self._config.delivery.attempts, now=self._clock(),
-                )  # fmt: skip
+                for form, sop_uids in chosen_for(peers.get(name, _UNKNOWN), objects).items():
+                    deliveries.create_delivery(
+                        connection, run.pk, run.study_uid, name, sop_uids, self._queue, form=form,
+                        max_attempts=self._config.delivery.attempts, now=self._clock(),
+                    )  # fmt: skip
 
     def _negative(self, run: RunRecord, answer: Answer) -> list[EncodedObject]:
         """The SR that says why there is no finding, where a destination's profile asks for it."""

@@ -35,6 +35,12 @@ class Stoppable(Protocol):
     def cancel(self, job: ClaimedJob) -> None: ...
 
 
+class Resting(Protocol):
+    """A handler that holds something between two jobs, and gives it up when there is no next one; called in the worker's thread."""
+
+    def rest(self) -> None: ...
+
+
 class Bell(Protocol):
     """Waits for work; see :mod:`dicom_node.nudge`."""
 
@@ -105,6 +111,7 @@ class Worker:
 
     def close(self) -> None:
         """Give up the bell, once :meth:`run` has ended."""
+        self._rest()
         self._bell.close()
 
     def run(self) -> None:
@@ -121,11 +128,13 @@ class Worker:
                 wait = SHORTEST_WAIT
             else:
                 wait = min(wait * 2, LONGEST_WAIT)
+        self._rest()
 
     def step(self) -> bool:
         """Claim and carry out one job; False when none is due."""
         job = self._queue.claim(self._queues, self._name)
         if job is None:
+            self._rest()
             return False
         self._current = job
         if self.stopping:  # stop() came after the claim, and saw no job to end
@@ -177,6 +186,12 @@ class Worker:
         except IndexUnavailable as unavailable:
             return f"left to its lease: {unavailable}"
         return f"{state.value.lower()}: {error}"
+
+    def _rest(self) -> None:
+        for handler in self._handlers.values():
+            rest: Callable[[], None] | None = getattr(handler, "rest", None)
+            if rest is not None:
+                rest()
 
     def _cancel(self, job: ClaimedJob) -> None:
         handler = self._handlers.get(job.kind)

@@ -85,7 +85,7 @@ class Served:
 
     def delivered(self, study_uid: str) -> Timeline | None:
         story = self.story(study_uid)
-        done = story is not None and [each.delivery.state for run in story.runs for each in run.deliveries] == ["DELIVERED"]
+        done = story is not None and [each.delivery.state for run in story.runs for each in run.deliveries] == ["DELIVERED"] * 2
         return story if done else None
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from storage.schema import audit
-from tests.node import bright_series, command, peer, rule, running, send, settings, uid_of
+from tests.node import PLAIN, bright_series, command, peer, rule, running, send, settings, uid_of
 from tests.tiny_bundle import tiny_bundle
 from tests.webserver import serving, web_node
 
@@ -30,7 +30,8 @@ tags = ["first"]
 
 def test_a_study_is_held_released_and_its_delivery_retried_over_http(tmp_path: Path) -> None:
     tiny_bundle(tmp_path / "bundles")
-    config = settings(tmp_path, more=peer("pacs", 1) + rule("pacs", more="") + HOLDING)
+    plain = PLAIN.replace("[delivery]", "[delivery]\nattempts = 3")
+    config = settings(tmp_path, plain=plain, more=peer("pacs", 1) + rule("pacs", more="") + HOLDING)
     with running(config) as node, serving(config) as web:
         api = f"http://127.0.0.1:{web.port}/api"
 
@@ -60,9 +61,11 @@ def test_a_study_is_held_released_and_its_delivery_retried_over_http(tmp_path: P
         (run,) = story["runs"]
         assert run["run"]["state"] == "COMPLETED"
         assert command(config, "study", "show", uid, "--json").stdout.strip() == web_text(story)
-        (failed,) = get("jobs", state="FAILED", kind="deliver", study=uid)
+        also, failed = get("jobs", state="FAILED", kind="deliver", study=uid)
+        assert (failed["payload"]["form"], also["payload"]["form"]) == ("SEG", "SR")
         (pacs,) = get("peers")
-        assert (pacs["name"], pacs["deliveries"]["failed"], pacs["deliveries"]["waiting"]) == ("pacs", 1, 0)
+        assert (pacs["name"], pacs["deliveries"]["failed"], pacs["deliveries"]["waiting"]) == ("pacs", 2, 0)
+        assert [(each["form"], each["failed"]) for each in pacs["deliveries"]["forms"]] == [("SEG", 1), ("SR", 1)]
         assert "refused" in pacs["deliveries"]["failed_why"].lower()
         post(f"jobs/{failed['pk']}/retry", reason="the PACS is back")
         assert get(f"jobs/{failed['pk']}")["events"][-1]["detail"] == "requeued: by anonymous: the PACS is back"

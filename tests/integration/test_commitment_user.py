@@ -23,7 +23,8 @@ def pacs() -> Iterator[Provider]:
 
 def node_for(folder: Path, pacs: Provider, more: str = "") -> Iterator[StepNode]:
     tiny_bundle(folder / "bundles")
-    config = settings(folder, more=peer("pacs", pacs.port, more="commitment = true") + rule("pacs") + more)
+    profile = 'commitment = true\nresults = ["SEG"]\nmax_frames = 1'  # two objects of one form
+    config = settings(folder, more=peer("pacs", pacs.port, more=profile) + rule("pacs") + more)
     with running(config) as node:
         pacs.node_port = node.port
         yield node
@@ -43,8 +44,7 @@ def images(node: StepNode, tmp_path: Path) -> list[Dataset]:
 
 def sent(node: StepNode, images: list[Dataset]) -> DeliveryStory:
     (run,) = node.story(uid_of(images)).runs
-    (delivery,) = run.deliveries
-    return delivery
+    return next(each for each in run.deliveries if each.delivery.form == "SEG")
 
 
 def commitments(node: StepNode, images: list[Dataset]) -> set[str | None]:
@@ -148,7 +148,7 @@ def test_a_peer_that_takes_no_commitment_leaves_the_delivery_open_with_the_reaso
                 for worker in (node.route, node.infer, *node.deliveries):
                     worker.step()
             story = node.story(uid_of(images))
-            (job,) = [each.job for each in story.jobs if each.job.kind == "deliver"]
+            (job,) = [each.job for each in story.jobs if each.job.payload.get("form") == "SEG"]
             assert job.state == "SCHEDULED"
             assert "no presentation context for 1.2.840.10008.1.20.1" in (job.error or "")
             assert sent(node, images).delivery.state == "SCHEDULED"

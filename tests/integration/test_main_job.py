@@ -49,12 +49,12 @@ def test_a_study_goes_in_and_seg_and_sr_arrive(tmp_path: Path, pacs: StepNode) -
     images = bright_series()
     with node_for(tmp_path / "node", pacs) as node:
         assert send(node, images, tmp_path / "files") == [0] * 6
-        assert node.work() == 3
+        assert node.work() == 4
         story = node.story(uid_of(images))
         run = story.runs[0]
         assert (run.run.state, run.run.findings["segments"]) == ("COMPLETED", [{"label": "Bright", "voxels": 18}])
-        assert [each.state for each in run.deliveries[0].instances] == ["ACCEPTED", "ACCEPTED"]
-        assert run.deliveries[0].delivery.state == "DELIVERED"
+        assert [[each.state for each in sent.instances] for sent in run.deliveries] == [["ACCEPTED"], ["ACCEPTED"]]
+        assert [(each.delivery.form, each.delivery.state) for each in run.deliveries] == [("SEG", "DELIVERED"), ("SR", "DELIVERED")]
         assert held(pacs, uid_of(images)) == [SEG, SR]
         for stored in node.node.archive.instances(uid_of(images)):
             if stored.sop_class_uid in (SEG, SR):
@@ -252,8 +252,8 @@ def test_what_is_deleted_before_its_delivery_has_begun_is_not_sent(tmp_path: Pat
         monkeypatch.setattr(deliver, "open_association", deleted_meanwhile)
         node.work()
         assert held(pacs, uid_of(images)) == [SEG]
-        states = {each.state for each in node.story(uid_of(images)).runs[0].deliveries[0].instances}
-        assert states == {"ACCEPTED", "REFUSED"}
+        states = {each.delivery.form: each.instances[0].state for each in node.story(uid_of(images)).runs[0].deliveries}
+        assert states == {"SEG": "ACCEPTED", "SR": "REFUSED"}
 
 
 def test_bytes_that_changed_on_the_disk_are_never_whole_at_a_peer(tmp_path: Path, pacs: StepNode) -> None:
@@ -272,8 +272,9 @@ def test_bytes_that_changed_on_the_disk_are_never_whole_at_a_peer(tmp_path: Path
             segment.write(bytes([last ^ 1]))
         assert node.deliveries[0].step()
         assert SEG not in held(pacs, uid_of(images))
-        (job,) = node.node.queue().list(kind="deliver")
-        assert (job.state, job.error) == ("SCHEDULED", "pacs: an object's bytes are not those that were archived")
+        job = node.node.queue().list(kind="deliver")[-1]
+        assert (job.payload["form"], job.state) == ("SEG", "SCHEDULED")
+        assert job.error == "pacs: an object's bytes are not those that were archived"
         with seg.path.open("r+b") as segment:
             segment.seek(place)
             segment.write(bytes([last]))
@@ -352,9 +353,9 @@ def test_a_peer_that_refuses_for_good_is_not_asked_again(tmp_path: Path) -> None
     with running(refusing) as pacs, running(node_settings(tmp_path / "node", pacs.port)) as node:
         send(node, images, tmp_path / "files")
         node.work()
-        delivery = node.story(uid_of(images)).runs[0].deliveries[0]
-        assert delivery.delivery.state == "FAILED"
-        assert [each.state for each in delivery.instances] == ["REFUSED", "REFUSED"]
+        sent = node.story(uid_of(images)).runs[0].deliveries
+        assert [(each.delivery.form, each.delivery.state) for each in sent] == [("SEG", "NOT_TAKEN"), ("SR", "FAILED")]
+        assert [[row.state for row in each.instances] for each in sent] == [["REFUSED"], ["REFUSED"]]
 
 
 def test_a_profile_without_seg_gets_the_report_only(tmp_path: Path, pacs: StepNode) -> None:
@@ -362,9 +363,9 @@ def test_a_profile_without_seg_gets_the_report_only(tmp_path: Path, pacs: StepNo
     with node_for(tmp_path / "node", pacs, peer_more='results = ["SR"]') as node:
         send(node, images, tmp_path / "files")
         node.work()
-        delivery = node.story(uid_of(images)).runs[0].deliveries[0]
-        assert sorted(each.state for each in delivery.instances) == ["ACCEPTED", "NOT_OFFERED"]
-        assert delivery.delivery.state == "DELIVERED"
+        (run,) = node.story(uid_of(images)).runs
+        told = {each.delivery.form: (each.delivery.state, each.instances[0].state) for each in run.deliveries}
+        assert told == {"SEG": ("NOT_TAKEN", "NOT_OFFERED"), "SR": ("DELIVERED", "ACCEPTED")}
         assert held(pacs, uid_of(images)) == [SR]
 
 
@@ -377,9 +378,10 @@ def test_one_dead_destination_holds_up_no_other(tmp_path: Path, pacs: StepNode) 
         node.complete()
         node.route.step()
         node.infer.step()
-        assert sum(worker.step() for worker in node.deliveries) == 2
-        states = {each.delivery.peer: each.delivery.state for each in node.story(uid_of(images)).runs[0].deliveries}
-        assert states == {"pacs": "DELIVERED", "dead": "SCHEDULED"}
+        while any(worker.step() for worker in node.deliveries):
+            pass
+        states = {(each.delivery.peer, each.delivery.state) for each in node.story(uid_of(images)).runs[0].deliveries}
+        assert states == {("pacs", "DELIVERED"), ("dead", "SCHEDULED")}
 
 
 def test_two_nodes_that_forward_to_each_other_come_to_rest(tmp_path: Path) -> None:
@@ -420,11 +422,10 @@ def test_a_peer_that_knows_no_segmentations_gets_the_report_and_the_delivery_say
         with running(node_settings(tmp_path / "node", server.server_address[1])) as node:
             send(node, images, tmp_path / "files")
             node.work()
-            delivery = node.story(uid_of(images)).runs[0].deliveries[0]
+            seg, sr = node.story(uid_of(images)).runs[0].deliveries
     finally:
         server.shutdown()
     assert taken == [SR, SR], "out of resources passes: it is sent again"
-    assert sorted(each.state for each in delivery.instances) == ["ACCEPTED", "REFUSED"]
-    assert delivery.delivery.state == "DELIVERED"
-    assert "SEG refused" in (delivery.delivery.detail or "")
-    assert "SR suffices" in (delivery.delivery.detail or "")
+    assert (seg.instances[0].state, sr.instances[0].state) == ("REFUSED", "ACCEPTED")
+    assert (seg.delivery.state, sr.delivery.state) == ("NOT_TAKEN", "DELIVERED")
+    assert seg.delivery.detail == "SEG refused (0122, no such objects are taken); SR suffices for pacs"

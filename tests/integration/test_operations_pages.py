@@ -17,11 +17,15 @@ from tests.webserver import WebNode, serving
 PAGE = {"Accept": "text/html"}
 
 
+ONE_FORM = 'results = ["SR"]'
+
+
 @pytest.fixture
 def failed(tmp_path: Path) -> Iterator[tuple[StepNode, WebNode, str]]:
     """A node whose peer is down: a study came, its model ran, its delivery is a dead letter."""
     tiny_bundle(tmp_path / "bundles")
-    config = settings(tmp_path, plain=PLAIN.replace("[delivery]", "[delivery]\nattempts = 1"), more=peer("pacs", 1) + rule("pacs"))
+    plain = PLAIN.replace("[delivery]", "[delivery]\nattempts = 1")
+    config = settings(tmp_path, plain=plain, more=peer("pacs", 1, more=ONE_FORM) + rule("pacs"))
     with running(config) as node, serving(config) as web:
         images = bright_series()
         send(node, images, tmp_path / "in")
@@ -44,6 +48,7 @@ def post(web: WebNode, path: str, **fields: str | list[str]) -> httpx.Response:
 def test_a_dead_letter_is_explained_retried_once_and_canceled(failed: tuple[StepNode, WebNode, str]) -> None:
     _, web, study = failed
     listed = get(web, "/jobs")
+    assert '<span class="mono small">SR</span>' in listed
     (job,) = re.findall(r'name="job" value="(\d+)"', listed)
     assert ("no TCP connection" in listed, f"/studies/{study}" in listed) == (True, True)
     assert "When it is in order, retry" in get(web, f"/jobs/{job}")
@@ -80,7 +85,10 @@ def test_a_peer_says_what_is_wrong_and_answers_an_echo(tmp_path: Path) -> None:
 
 
 def test_models_and_system_say_how_they_stand(failed: tuple[StepNode, WebNode, str]) -> None:
-    _, web, study = failed
+    node, web, study = failed
+    node.duties.reclaim_jobs()
+    told = re.findall(r'<dt class="mono">(\w+)</dt><dd>([^<]*)</dd>', get(web, "/peers"))
+    assert told == [("SEG", "0 delivered, 1 not taken"), ("SR", "0 delivered, 1 failed")]
     assert "was not released here" in get(web, "/models")
     get(web, "/models/999", 404)
     system = get(web, "/system")

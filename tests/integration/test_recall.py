@@ -38,7 +38,8 @@ def test_a_recall_marks_results_and_tells_those_who_have_them_once(tmp_path: Pat
             config = node.node.config
             done = study(node, tmp_path, "a")
             (run,) = node.story(done).runs
-            results = {each.sop_uid for each in run.deliveries[0].instances}
+            results = {each.sop_uid for sent in run.deliveries for each in sent.instances}
+            assert len(results) == 2
             waiting = study(node, tmp_path, "b", work=False)
             node.complete()
             assert node.route.step()

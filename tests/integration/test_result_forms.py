@@ -52,12 +52,17 @@ def test_every_peer_gets_its_forms_and_the_archive_one_of_each(tmp_path: Path) -
         pictures = [dcmread(BytesIO(stored.read())).pixel_array for stored in (sent, kept)]
         assert (pictures[0] == pictures[1]).all()
         story = node.story(study).runs[0]
-        told = {each.delivery.peer: (each.delivery.state, Counter(row.state for row in each.instances)) for each in story.deliveries}
+        told = {(each.delivery.peer, each.delivery.form): (each.delivery.state, len(each.instances)) for each in story.deliveries}
         assert told == {
-            "plain": ("DELIVERED", {"ACCEPTED": 2}),
-            "viewer": ("DELIVERED", {"ACCEPTED": 5, "NOT_OFFERED": 1}),  # the SEG, which its profile does not name
-            "splitting": ("DELIVERED", {"ACCEPTED": 5}),
+            ("plain", "SEG"): ("DELIVERED", 1),
+            ("plain", "SR"): ("DELIVERED", 1),
+            ("viewer", "SEG"): ("NOT_TAKEN", 1),  # which its profile does not name
+            **{("viewer", form): ("DELIVERED", 1) for form in ("SR", "LABELMAP", "KO", "SC", "PR")},
+            ("splitting", "SEG"): ("DELIVERED", 2),
+            ("splitting", "SR"): ("DELIVERED", 1),
+            ("splitting", "SC_MULTIFRAME"): ("DELIVERED", 2),
         }
+        assert {each.instances[0].state for each in story.deliveries if each.delivery.state == "NOT_TAKEN"} == {"NOT_OFFERED"}
 
 
 def test_what_the_archive_keeps_is_made_though_no_peer_takes_it(tmp_path: Path) -> None:

@@ -67,7 +67,10 @@ def test_findings_pictures_and_words_of_a_study(tmp_path: Path) -> None:
 def test_what_one_may_do_with_a_study(tmp_path: Path) -> None:
     planar_bundle(tmp_path / "node" / "bundles")
     more = (
-        peer("pacs", 1) + RULE + rule("pacs", more="").replace("[[rule]]", "[[rule]]", 1) + '[[rule]]\nname = "hold"\nhold = "look first"\n'
+        peer("pacs", 1, more='results = ["SR"]')
+        + RULE
+        + rule("pacs", more="").replace("[[rule]]", "[[rule]]", 1)
+        + '[[rule]]\nname = "hold"\nhold = "look first"\n'
     )
     with running(settings(tmp_path / "node", more=more.replace('run = ["halves"]', 'run = ["halves"]\ndeliver = ["pacs"]'))) as node:
         with serving(node.node.config) as web:
@@ -85,10 +88,11 @@ def test_what_one_may_do_with_a_study(tmp_path: Path) -> None:
             node.work()
             node.duties.reclaim_jobs()
             (run,) = node.story(uid).runs
-            (failed,) = run.deliveries
+            _, failed = run.deliveries
+            assert failed.delivery.form == "SR"
             assert "Send again" in _page(web.client, url)
             assert web.client.post(f"{url}/retry", data={"job": failed.delivery.job_pk}).status_code == 303
-            assert node.story(uid).runs[0].deliveries[0].delivery.state == "SCHEDULED"
+            assert [each.delivery.state for each in node.story(uid).runs[0].deliveries] == ["NOT_TAKEN", "SCHEDULED"]
             assert web.client.post(f"{url}/retry", data={"job": failed.delivery.job_pk}).status_code == 409
             assert web.client.post(f"{url}/rerun", data={"reason": "once more"}).status_code == 303
             assert (

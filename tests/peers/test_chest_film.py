@@ -37,7 +37,7 @@ def test_the_lungs_of_the_real_film_arrive_in_the_pacs(real_data: Path, tmp_path
             node.work()
             (run,) = node.story(uid_of([film])).runs
             assert run.run.state == "COMPLETED", run.run
-            assert [each.delivery.state for each in run.deliveries] == ["DELIVERED"]
+            assert [each.delivery.state for each in run.deliveries] == ["DELIVERED"] * 2
         held = {str(orthanc.tags(each["ID"])["SOPClassUID"]): each["ID"] for each in orthanc.instances()}
         assert sorted(held) == [SEG, SR]
         paths = {}

@@ -83,8 +83,9 @@ def test_from_the_documentation_to_one_result_in_the_pacs(tmp_path: Path) -> Non
     assert "no open association" in shown["completions"][0]["reason"]
     chosen = [each for series in shown["series"] for each in series["selections"]]
     assert [(each["rule"], each["chosen"], each["reason"]) for each in chosen] == [("heads", True, "the only series that fits")]
-    run, delivery = shown["runs"][0]["run"], shown["runs"][0]["deliveries"][0]
+    run, deliveries = shown["runs"][0]["run"], shown["runs"][0]["deliveries"]
     assert (run["rule"], run["bundle"], run["state"], len(run["release_digest"])) == ("heads", "tiny", "COMPLETED", 64)
-    assert [(each["state"], each["status"]) for each in delivery["instances"]] == [("ACCEPTED", 0)] * 2
+    assert [each["delivery"]["form"] for each in deliveries] == ["SEG", "SR"]
+    assert [(row["state"], row["status"]) for each in deliveries for row in each["instances"]] == [("ACCEPTED", 0)] * 2
     happened = [event["detail"] for each in shown["jobs"] if each["job"]["kind"] == "infer" for event in each["events"]]
     assert "the worker's lease expired" in happened

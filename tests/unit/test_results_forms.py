@@ -64,12 +64,24 @@ def test_a_delivery_has_the_forms_of_its_peer_and_tells_what_of_the_record_is_no
     objects = made(two_segments(), *EVERY, Form("SEG", 3))
     kinds = {each.sop_instance_uid: each for each in objects}
 
-    def forms(peer: Peer) -> list[tuple[str, ...]]:
-        return [kinds[uid].forms for uid in chosen_for(peer, objects)]
+    def forms(peer: Peer) -> dict[str, list[tuple[str, ...]]]:
+        return {kind: [kinds[uid].forms for uid in uids] for kind, uids in chosen_for(peer, objects).items()}
 
-    assert forms(profile("SEG", "SR")) == [("SEG",), ("SR",)]
-    assert forms(profile("SR", "KO")) == [("SEG",), ("SR",), ("KO",)]  # the SEG: NOT_OFFERED
-    assert forms(profile("SEG", max_frames=3)) == [("SR",), ("SEG/3",), ("SEG/3",), ("SEG/3",)]
+    assert forms(profile("SEG", "SR")) == {"SEG": [("SEG",)], "SR": [("SR",)]}
+    assert forms(profile("SR", "KO")) == {"SEG": [("SEG",)], "SR": [("SR",)], "KO": [("KO",)]}  # the SEG: NOT_OFFERED
+    assert forms(profile("SEG", max_frames=3)) == {"SEG": [("SEG/3",)] * 3, "SR": [("SR",)]}
+    assert list(chosen_for(profile(*KINDS), objects)) == list(KINDS), "what others refer to goes before them"
+
+
+def test_an_object_that_serves_two_forms_goes_once() -> None:
+    mask = ellipsoid(8, 24, 20)
+    objects = made(prediction(headers(), [segment(mask, 1, "likely", (mask * np.float32(0.6)))]), Form("FRACTIONAL"))
+    assert [each.forms for each in objects] == [("SEG", "FRACTIONAL"), ("SR",)]
+    assert chosen_for(profile("SEG", "FRACTIONAL", "SR"), objects) == {
+        "SEG": [objects[0].sop_instance_uid],
+        "SR": [objects[1].sop_instance_uid],
+    }
+    assert list(chosen_for(profile("FRACTIONAL"), objects)) == ["FRACTIONAL", "SR"]
 
 
 def test_the_same_run_gives_the_same_bytes_in_every_form() -> None:

@@ -214,15 +214,20 @@ _ENDINGS: Final = {
 }
 
 
+_SENT: Final = {
+    "DELIVERED": (N_("Delivered to %(peer)s"), "good"),
+    "NOT_TAKEN": (N_("Not delivered to %(peer)s"), "quiet"),
+}
+
+
 def _sent(story: Timeline) -> Iterator[Event]:
     for each in (*story.deliveries, *(delivery for run in story.runs for delivery in run.deliveries)):
         delivery = each.delivery
-        values = {"peer": delivery.peer}
+        values = {"peer": f"{delivery.peer} ({delivery.form})" if delivery.form else delivery.peer}
         answers = tuple(_answer(instance) for instance in each.instances[:5])
         if delivery.finished_at is not None:
-            done = delivery.state == "DELIVERED"
-            what = N_("Delivered to %(peer)s") if done else N_("Not delivered to %(peer)s")
-            yield Event(delivery.finished_at, what, delivery.detail or "", tone="good" if done else "bad", more=answers, values=values)
+            what, tone = _SENT.get(delivery.state, (N_("Not delivered to %(peer)s"), "bad"))
+            yield Event(delivery.finished_at, what, delivery.detail or "", tone=tone, more=answers, values=values)
         else:
             yield Event(delivery.created_at, N_("To be delivered to %(peer)s"), delivery.detail or "", more=answers, values=values)
         for request in each.commitments:

@@ -21,6 +21,7 @@ WORDS: Final = {
     "FAILED": N_("failed"),
     "NOT_APPLICABLE": N_("not applicable"),
     "DELIVERED": N_("delivered"),
+    "NOT_TAKEN": N_("not taken"),
     "ACCEPTED": N_("accepted"),
     "REFUSED": N_("refused"),
     "NOT_OFFERED": N_("not offered"),

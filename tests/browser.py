@@ -21,6 +21,11 @@ from tests.tiny_bundle import tiny_bundle
 from tests.webserver import WebNode, serving
 
 SCREENSHOTS: Final = Path(os.environ.get("DICOM_NODE_SCREENSHOTS") or Path(__file__).resolve().parents[1] / "build" / "screenshots")
+# WebGL by software, for the viewer; and no word to anybody outside.
+ARGUMENTS: Final = (
+    "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--disable-quic",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
 PASSWORD: Final = "correct horse battery"
 ALERT: Final = '\n[[alert]]\nurgency = "critical"\nname = "Volume"\nabove = 0.001\n'
 NOTED: Final = "window.noted = []; addEventListener('securitypolicyviolation', (event) => window.noted.push(event.violatedDirective))"
@@ -85,7 +90,7 @@ def configured(folder: Path, *, port: int = 0) -> Config:
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, without a screen."""
     with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        made = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
         try:
             yield made
         finally:

@@ -26,6 +26,8 @@ CONFIGURATION: Final = "app-config.js"
 DESCRIPTION: Final = "installed.json"
 PACKED: Final = (".js", ".css", ".wasm", ".svg", ".json", ".html")
 WORTH_PACKING: Final = 4096  # bytes
+# A radiograph's segmentation has no Pixel Measures (PS3.3 A.51.5: required with a Frame of Reference only); this version breaks over it.
+_NOT_PLACED: Final = b"} = PixelMeasures;", b"} = PixelMeasures ?? {};"
 _ADDRESSES: Final = re.compile(r'\b(src|href|content)="/(?!/)')
 _SCRIPTS: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -74,7 +76,7 @@ def _rewritten(name: str, content: bytes) -> bytes:
         text = content.decode("utf-8").replace('window.PUBLIC_URL="/"', f'window.PUBLIC_URL="{BASE}/"')
         return _ADDRESSES.sub(rf'\1="{BASE}/', text).encode()
     if name.endswith(".js"):
-        return content.replace(b'__webpack_require__.p = "/"', f'__webpack_require__.p = "{BASE}/"'.encode())
+        return content.replace(b'__webpack_require__.p = "/"', f'__webpack_require__.p = "{BASE}/"'.encode()).replace(*_NOT_PLACED)
     if name.endswith(".css"):
         return content.replace(b"url(/", f"url({BASE}/".encode())
     if name == "manifest.json":

@@ -31,8 +31,9 @@ from dicom_node.web.pages import study_view
 from dicom_node.web.pages.forms import back, fields, reason_in
 from dicom_node.web.pages.site import HEADERS, page, render
 from dicom_node.web.pages.study_pictures import KeyImages
+from dicom_node.web.pages.viewer_links import first_series, viewer_url
 from dicom_node.web.pages.words import N_
-from dicom_node.web.pages.worklist import person, printable, viewer_url, years
+from dicom_node.web.pages.worklist import person, printable, years
 from storage import ambiguities, runs
 from storage.errors import NotFound
 from storage.feedback import REASONS, RESULT, Word, segmentations_received
@@ -115,12 +116,12 @@ class _Room:
             history = measured(connection, uid, {each.run.bundle for each in story.runs}, limits=principal_of(request).limits)
             open_choices = [each for each in ambiguities.of_study(connection, uid) if each.state != "CLOSED"]
             corrections = segmentations_received(connection, uid)
+            first = first_series(connection, [uid]).get(uid)
             objects = {each.run.pk: runs.objects_of(connection, each.run.run_key) for each in story.runs if each.run.state == "COMPLETED"}
         results = study_view.results_of(story, history, uid)
         results = [self._pictured(each, objects) if place < MOST_RESULTS else each for place, each in enumerate(results)]
         study = story.study
         alerts = study_view.urgency_of(results)
-        segmentation = next((each.series.series_uid for each in reversed(story.series) if each.series.modality == "SEG"), None)
         there = installed(self._node.config) is not None
         done = request.query_params.get("done", "")
         return {
@@ -129,7 +130,7 @@ class _Room:
             "names": person(study.patient_name), "age": years(study.birth_date, study.study_date), "clean": printable,
             "events": study_view.events_of(story), "reasons": study_view.REASONS, "verdicts": study_view.VERDICTS,
             "verdict_tones": study_view.VERDICT_TONES, "corrections": corrections, "choices": open_choices,
-            "held": (study.flag or "").startswith(HELD), "viewer": viewer_url(uid, segmentation) if there else None, "install": INSTALL,
+            "held": (study.flag or "").startswith(HELD), "viewer": viewer_url(uid, first) if there else None, "install": INSTALL,
             "here": f"/studies/{uid}", "done": DONE.get(done, ""), "problem": problem, "chart": (study_view.WIDE, study_view.HIGH),
             "failed": {each.delivery.job_pk for each in self._failed(story)},
             "modalities": dict.fromkeys(each.series.modality for each in story.series if not _made_here(each.series)),

@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.requests import Request
@@ -18,7 +18,6 @@ from starlette.routing import BaseRoute
 
 from dicom_node.accounts import REPORT
 from dicom_node.node import Node
-from dicom_node.viewer import BASE
 from dicom_node.viewer.installation import installed
 from dicom_node.web.authentication import principal_of
 from dicom_node.web.dicomweb.errors import BadRequest, NoSuchResource
@@ -26,9 +25,9 @@ from dicom_node.web.page_route import PageRoute
 from dicom_node.web.pages.errors import conflict
 from dicom_node.web.pages.preferences import local_path
 from dicom_node.web.pages.site import HEADERS, page, render, speaks
+from dicom_node.web.pages.viewer_links import first_series, viewer_url
 from dicom_node.web.pages.words import N_
 from storage import worklist, worklist_upkeep
-from storage.schema import series
 from storage.visibility import Limits
 from storage.worklist import MOST_COUNTED, OPEN, ORDERS, QUICK, READING, REVIEWED, Entry, FoundMeanwhile, Page, ReadByOther, Search, Seen
 
@@ -179,18 +178,14 @@ class Row:
 
 
 def rows_of(connection: Connection, entries: Sequence[Entry], *, viewer: bool) -> list[Row]:
-    """Rows with the address by which the viewer opens each, its newest segmentation on top."""
-    pks = [entry.study_pk for entry in entries] if viewer else []
-    query = (
-        select(series.c.study_pk, series.c.series_uid).where(series.c.study_pk.in_(pks), series.c.modality == "SEG").order_by(series.c.pk)
-    )
-    segmentations = {row.study_pk: row.series_uid for row in connection.execute(query)} if pks else {}
+    """Rows with the address by which the viewer opens each, what was found on top."""
+    first = first_series(connection, [entry.study_uid for entry in entries] if viewer else [])
     return [
         Row(
             _clean(entry),
             person(entry.name),
             years(entry.birth_date, entry.study_date),
-            viewer_url(entry.study_uid, segmentations.get(entry.study_pk)) if viewer else None,
+            viewer_url(entry.study_uid, first.get(entry.study_uid)) if viewer else None,
         )
         for entry in entries
     ]
@@ -204,12 +199,6 @@ def _clean(entry: Entry) -> Entry:
         description=printable(entry.description),
         accession_number=printable(entry.accession_number),
     )
-
-
-def viewer_url(study_uid: str, segmentation: str | None = None) -> str:
-    """The address by which the viewer opens a study."""
-    more = {"initialSeriesInstanceUID": segmentation} if segmentation else {}
-    return f"{BASE}/viewer?{urlencode({'StudyInstanceUIDs': study_uid, **more})}"
 
 
 # --- the page

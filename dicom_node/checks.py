@@ -34,6 +34,7 @@ def check_all(config: Config) -> Iterator[Checked]:
     yield from _running_rules(config)
     yield from _storage(config)
     yield _viewer(config)
+    yield from _sign_in(config)
     if config.dimse.tls is not None:
         yield _tls(config)
     for peer in config.peer:
@@ -52,6 +53,34 @@ def _viewer(config: Config) -> Checked:
 
     found = installed(config)
     return Checked("viewer", True, f"OHIF {found.version} at /viewer" if found else f"not installed; {INSTALL}")
+
+
+def _sign_in(config: Config) -> Iterator[Checked]:
+    """Who may open the pages, where others than this machine can reach them."""
+    from dicom_node.config import is_loopback
+    from storage import accounts
+    from storage.database import open_database
+
+    if is_loopback(config.web.host):
+        return
+    if not config.web.proxies:
+        why = "nothing encrypts pages and passwords: put a proxy with a certificate in front, and name it in [web] proxies"
+        yield Checked("TLS", True, why)
+    if config.web.allow_anonymous and not config.web.sign_in:
+        yield Checked("sign-in", True, "whoever reaches it reads and stores: [web] allow_anonymous is set")
+        return
+    database = open_database(config.database_url)
+    try:
+        if database.current() is None:
+            return
+        with database.read() as connection:
+            some = accounts.exist(connection)
+    except StorageError:
+        return  # told of already
+    finally:
+        database.close()
+    if not some and not config.web.tokens:
+        yield Checked("sign-in", False, "nobody can sign in: dicom-node user add NAME --role administrator")
 
 
 def _running_rules(config: Config) -> Iterator[Checked]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dicom_node.accounts import SignIn
 from dicom_node.dimse.admission import Admission
 from dicom_node.dimse.association import AssociationHooks, Service
 from dicom_node.dimse.services.store import OpenSession, Receipt, Session, Writer
@@ -22,6 +23,7 @@ __all__ = [
     "SeriesNeeds",
     "Service",
     "Session",
+    "SignIn",
     "Stoppable",
     "Writer",
 ]

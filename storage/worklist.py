@@ -173,10 +173,11 @@ def counts(connection: Connection, search: Search, most: int = MOST_COUNTED) -> 
     return found
 
 
-def modalities(connection: Connection) -> list[str]:
-    """The modalities that there are, among the newest studies."""
-    newest = select(worklist.c.modalities).order_by(worklist.c.arrived_at.desc(), worklist.c.study_pk.desc()).limit(2000).subquery()
-    rows = connection.scalars(select(newest.c.modalities).distinct())
+def modalities(connection: Connection, limits: Limits = NO_LIMITS) -> list[str]:
+    """The modalities that there are, among the newest studies that an account may see."""
+    newest = select(worklist.c.modalities).where(*_visible(limits))
+    newest = newest.order_by(worklist.c.arrived_at.desc(), worklist.c.study_pk.desc()).limit(2000)
+    rows = connection.scalars(select(newest.subquery().c.modalities).distinct())
     return sorted({each for row in rows for each in row.split("\\") if each})
 
 

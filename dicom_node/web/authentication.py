@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -47,6 +48,8 @@ RIGHT_OF_METHOD: Final[Mapping[str, str]] = {"GET": READ, "HEAD": READ, "OPTIONS
 SIGN_IN: Final = "/sign-in"
 PREFERENCES: Final = "/preferences"
 STATIC: Final = "/static"
+EVENTS: Final = "/events"
+BY_ITSELF: Final = "x-by-itself"  # what a page's script sends along that asks without its reader
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", SIGN_IN, PREFERENCES})
 PROGRAMS: Final = (API, "/dicom-web", "/wado", "/metrics", STATIC)  # what programs ask for; the rest are pages
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -236,7 +239,7 @@ class Gate:
             preflight = {"Access-Control-Allow-Methods": CORS_METHODS, "Access-Control-Allow-Headers": CORS_HEADERS}
             return Response(status_code=204, headers={**preflight, "Access-Control-Max-Age": "600"})
         try:
-            found = await self._who(headers)
+            found = await self._who(headers, by_person=not _by_itself(scope["path"], headers))
         except IndexUnavailable as error:
             found = Refusal(503, str(error), RETRY_AFTER)
         if isinstance(found, Refusal):
@@ -263,7 +266,7 @@ class Gate:
         state["principal"], state["csrf_token"], state["note_refusal"] = found, found.csrf, self._refusals.note
         return receive
 
-    async def _who(self, headers: Headers) -> Principal | Refusal:
+    async def _who(self, headers: Headers, *, by_person: bool) -> Principal | Refusal:
         """Who asks: by token, by session, or anybody where that is allowed."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme:
@@ -275,8 +278,8 @@ class Gate:
             return found
         secret = session_of(headers)
         if secret is not None:
-            known, own = self._identities.remembered(SESSION, secret)
-            own = own if known else await run_in_threadpool(self._identities.of_session, secret)
+            known, own = self._identities.remembered(SESSION, secret, by_person=by_person)
+            own = own if known else await run_in_threadpool(partial(self._identities.of_session, secret, by_person=by_person))
             if own is not None:
                 return own
         if not self._authenticator.lets_anybody_in and await self._accounts_exist():
@@ -320,6 +323,11 @@ def session_of(headers: Headers) -> str | None:
     """What the session's cookie holds."""
     cookies = cookie_parser(headers.get("cookie", ""))
     return cookies.get(SECURE_COOKIE) or cookies.get(COOKIE)
+
+
+def _by_itself(path: str, headers: Headers) -> bool:
+    """Whether an open page asks without anybody doing anything: it listens, or takes in what changed with its pictures."""
+    return path == EVENTS or BY_ITSELF in headers or headers.get("sec-fetch-dest") == "image"
 
 
 def _is_page(path: str, headers: Headers) -> bool:

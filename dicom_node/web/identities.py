@@ -57,6 +57,7 @@ class Identities:
     idle: float
     lifetime: float
     _known: dict[str, tuple[float, Principal | None]] = field(default_factory=dict)
+    _touched: dict[str, float] = field(default_factory=dict)
     _any: tuple[float, bool] = (float("-inf"), False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -74,18 +75,29 @@ class Identities:
             self._any = (time.monotonic(), known)
         return known
 
-    def remembered(self, kind: str, secret: str) -> tuple[bool, Principal | None]:
-        """Whether a session's or a token's secret was looked up a moment ago, and whose it was; without asking the index."""
-        at, found = self._known.get(kind + digest_of(secret), (0.0, None))
-        return (bool(at) and time.monotonic() - at < MOMENT, found)
+    def remembered(self, kind: str, secret: str, *, by_person: bool = True) -> tuple[bool, Principal | None]:
+        """Whether a session's or a token's secret was looked up a moment ago, and whose it was; without asking the index.
 
-    def of_session(self, secret: str) -> Principal | None:
-        """Whose session a cookie is of."""
-        return self._look_up(SESSION, secret, self._session)
+        ``by_person``: somebody sits before the browser, and the session is to be touched where that is due.
+        """
+        digest = digest_of(secret)
+        at, found = self._known.get(kind + digest, (0.0, None))
+        known = bool(at) and time.monotonic() - at < MOMENT
+        return known and not (kind == SESSION and by_person and found is not None and self._is_due(digest)), found
+
+    def of_session(self, secret: str, *, by_person: bool = True) -> Principal | None:
+        """Whose session a cookie is of; what a page asks for by itself does not keep it alive."""
+        known, found = self.remembered(SESSION, secret, by_person=by_person)
+        return found if known else self._look_up(SESSION, secret, lambda digest: self._session(digest, by_person))
+
+    def _is_due(self, digest: str) -> bool:
+        """Whether a session that is used is to be touched."""
+        return time.monotonic() - self._touched.get(digest, float("-inf")) > min(TOUCH_EVERY, self.idle / 2)
 
     def of_token(self, secret: str) -> Principal | None:
         """Whose token this is."""
-        return self._look_up(TOKEN, secret, self._token)
+        known, found = self.remembered(TOKEN, secret)
+        return found if known else self._look_up(TOKEN, secret, self._token)
 
     def forget(self, secret: str) -> None:
         """A session was ended here."""
@@ -94,23 +106,23 @@ class Identities:
 
     def _look_up(self, kind: str, secret: str, find: Callable[[str], Principal | None]) -> Principal | None:
         digest = digest_of(secret)
-        at, found = self._known.get(kind + digest, (0.0, None))
-        if at and time.monotonic() - at < MOMENT:
-            return found
         found = find(digest)
         with self._lock:
             if len(self._known) >= MOST:
                 self._known.clear()
+                self._touched.clear()
             self._known[kind + digest] = (time.monotonic(), found)
         return found
 
-    def _session(self, digest: str) -> Principal | None:
+    def _session(self, digest: str, by_person: bool) -> Principal | None:
         now = time.time()
         with self.database.read() as connection:
             found = accounts.session(connection, digest)
         if found is None or found.seen_at < now - self.idle or found.opened_at < now - self.lifetime:
             return None
-        if found.seen_at < now - min(TOUCH_EVERY, self.idle / 2):
+        if by_person:
+            self._touched[digest] = time.monotonic()
+        if by_person and found.seen_at < now - min(TOUCH_EVERY, self.idle / 2):
             with suppress(StorageError), self.database.begin(durable=False) as connection:
                 accounts.touch(connection, found.pk, now)  # reading goes on where nothing can be written; the session then ends sooner
         return principal(found.account, RIGHTS_OF_ROLE[found.account.role], csrf=found.csrf)

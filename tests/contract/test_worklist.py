@@ -266,6 +266,7 @@ def test_filters_and_their_counts(database: Database) -> None:
     assert listed(database, modality="SR") == listed(database, modality="M") == []
     with database.read() as connection:
         assert worklist.modalities(connection) == ["CT", "MR"]
+        assert worklist.modalities(connection, Limits(modalities=("MR",))) == ["MR"]
         counts = worklist.counts(connection, Search())
         assert counts == {"critical": 0, "urgent": 0, "running": 1, "failed": 0, "undelivered": 0, "unread": 2}
         assert worklist.counts(connection, Search(modality="CT"), most=0)["unread"] == 1

@@ -14,8 +14,10 @@ import pytest
 from sqlalchemy import select, update
 
 from dicom_node.accounts import digest_of, hashed
+from dicom_node.config import Config
+from dicom_node.node import prepare
+from dicom_node.web.attempts import TRIES_OF_NAME
 from dicom_node.web.identities import COOKIE
-from dicom_node.web.pages.sign_in import TRIES_OF_NAME
 from storage import accounts
 from storage.schema import audit, web_session
 from storage.visibility import Limits
@@ -105,6 +107,32 @@ def test_a_session_ends_by_leaving_by_time_and_by_an_administrator(web: WebNode)
     assert {"account.signed_in", "account.disabled", "account.refused"} <= set(events(web))
 
 
+def test_what_a_page_asks_for_by_itself_does_not_keep_a_session_alive(web: WebNode) -> None:
+    def aged(browser: httpx.Client, seconds: float) -> float:
+        with web.node.database.begin() as connection:
+            own = web_session.c.digest == digest_of(browser.cookies[COOKIE])
+            connection.execute(update(web_session).where(own).values(seen_at=web_session.c.seen_at - seconds))
+            return float(connection.scalar(select(web_session.c.seen_at).where(own)) or 0)
+
+    with signed_in(web) as browser:
+        before = aged(browser, 400)
+        browser.get("/worklist/rows", headers={"X-By-Itself": "1"})
+        browser.get("/nothing.jpg", headers={"Sec-Fetch-Dest": "image"})
+        with browser.stream("GET", "/events") as stream:
+            assert stream.status_code == 200
+        assert aged(browser, 0) == before
+        browser.get("/worklist/rows")  # somebody typed: noticed at once, although the session was looked up a moment ago
+        assert aged(browser, 0) > before + 390
+
+
+def test_signing_in_again_ends_the_session_before_at_once(web: WebNode) -> None:
+    with signed_in(web) as browser:
+        stolen = browser.cookies[COOKIE]
+        assert browser.get("/api/studies").status_code == 200
+        assert browser.post("/sign-in", data={"name": "ben", "password": PASSWORD}).status_code == 303
+        assert httpx.get(f"{base(web)}/api/studies", cookies={COOKIE: stolen}).status_code == 401
+
+
 def test_guessing_is_stopped_and_tells_nothing(web: WebNode) -> None:
     def guess(name: str, password: str = "wrong") -> httpx.Response:
         return httpx.post(f"{base(web)}/sign-in", data={"name": name, "password": password})
@@ -157,6 +185,21 @@ def test_the_first_account_is_made_before_the_node_ever_ran(tmp_path: Path) -> N
     assert made.returncode == 0, made.stderr
     with serving(config) as web, signed_in(web) as browser:
         assert browser.get("/api/studies").json() == []
+
+
+def test_check_says_who_can_sign_in_where_others_reach_the_node(tmp_path: Path) -> None:
+    def said(config: Config) -> str:
+        return command(config, "check").stdout
+
+    assert "sign-in" not in said(configured(tmp_path / "here"))
+    config = configured(tmp_path / "there", web="host = '0.0.0.0'\nsign_in = true")
+    prepare(config)
+    assert "nobody can sign in: dicom-node user add" in said(config)
+    assert "nothing encrypts" in said(config)
+    (tmp_path / "password").write_text(PASSWORD)
+    assert command(config, "user", "add", "ada", "--role", "viewer", "--password-file", str(tmp_path / "password")).returncode == 0
+    assert "sign-in" not in said(config)
+    assert "allow_anonymous is set" in said(configured(tmp_path / "open", web="host = '0.0.0.0'\nallow_anonymous = true"))
 
 
 def test_the_commands_make_accounts_and_tokens(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute
 
 from dicom_node.accounts import digest_of
 from dicom_node.node import Node
-from dicom_node.web.authentication import principal_of, session_of
+from dicom_node.web.authentication import EVENTS, principal_of, session_of
 from dicom_node.web.dicomweb.errors import Busy
 from dicom_node.web.identities import Identities, Principal
 from dicom_node.web.limits import CONNECTION
@@ -38,7 +38,6 @@ from storage.worklist import Event
 
 log = structlog.get_logger()
 
-PATH: Final = "/events"
 DELETED: Final = "deleted"
 LOOK_EVERY: Final = 0.2  # seconds, while somebody listens
 LOOK_AFTER_TROUBLE: Final = 1.0
@@ -175,7 +174,7 @@ def routes(node: Node, identities: Identities) -> list[BaseRoute]:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(_events(request, feed, listener, identities), media_type="text/event-stream", headers=headers)
 
-    return [PageRoute(PATH, stream)]
+    return [PageRoute(EVENTS, stream)]
 
 
 async def _events(request: Request, feed: Feed, listener: _Listener, identities: Identities) -> AsyncIterator[str]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -17,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from dicom_node.accounts import AT_ONCE, WAIT, Busy, LocalAccounts, SignIn, digest_of, new_secret
 from dicom_node.config import WebTable
+from dicom_node.web.attempts import Attempts
 from dicom_node.web.authentication import SIGN_IN, session_of
 from dicom_node.web.identities import COOKIE, SECURE_COOKIE, Identities
 from dicom_node.web.page_route import PageRoute
@@ -29,51 +27,10 @@ from storage.database import Database
 log = structlog.get_logger()
 
 SIGN_OUT: Final = "/sign-out"
-WINDOW: Final = 900.0  # seconds
-TRIES_OF_NAME: Final = 10
-TRIES_OF_ADDRESS: Final = 30
-MOST_KEPT: Final = 10_000
 
 WRONG: Final = N_("Name or password are wrong.")
 TOO_OFTEN: Final = N_("Too many attempts. Wait a quarter of an hour, or ask an administrator.")
 BUSY: Final = N_("Too many people are signing in at once. Try again in a moment.")
-
-
-class Attempts:
-    """Failed attempts of the last quarter of an hour, by name and by address."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failed: dict[str, deque[float]] = {}
-        self._lock = threading.Lock()
-
-    def too_many(self, name: str, address: str) -> bool:
-        """Whether another attempt is refused without being looked at."""
-        with self._lock:
-            return self._count(f"name {name}") >= TRIES_OF_NAME or self._count(f"address {address}") >= TRIES_OF_ADDRESS
-
-    def failed(self, name: str, address: str) -> None:
-        """Note one that failed."""
-        with self._lock:
-            if len(self._failed) >= MOST_KEPT:
-                del self._failed[next(iter(self._failed))]
-            for key in (f"name {name}", f"address {address}"):
-                self._failed.setdefault(key, deque(maxlen=max(TRIES_OF_NAME, TRIES_OF_ADDRESS))).append(self._clock())
-
-    def forget(self, name: str, address: str) -> None:
-        """Take one back that did not fail."""
-        with self._lock:
-            for key in (f"name {name}", f"address {address}"):
-                if self._failed.get(key):
-                    self._failed[key].pop()
-
-    def _count(self, key: str) -> int:
-        times = self._failed.get(key)
-        if times is None:
-            return 0
-        while times and times[0] < self._clock() - WINDOW:
-            times.popleft()
-        return len(times)
 
 
 def routes(database: Database, settings: WebTable, identities: Identities, who: SignIn | None = None) -> list[BaseRoute]:
@@ -117,7 +74,7 @@ class _Door:
             log.warning("web.sign_in_refused", address=address)
             await run_in_threadpool(self._refused, address)
             return await self._page(request, status=401, problem=WRONG, name=name, target=target)
-        self._attempts.forget(name, address)
+        self._attempts.forget(name, address, right=True)
         secret = await run_in_threadpool(self._open, found, address, session_of(request.headers))
         return self._with_cookie(request, RedirectResponse(target, status_code=303), secret)
 
@@ -148,6 +105,8 @@ class _Door:
                 accounts.close_session(connection, digest_of(before))
             accounts.expire(connection, idle_before=now - self._settings.session_idle, opened_before=now - self._settings.session_lifetime)
             accounts.open_session(connection, found, digest_of(secret), new_secret(), address=address, now=now)
+        if before is not None:
+            self._identities.forget(before)
         return secret
 
     def _close(self, secret: str) -> None:

@@ -276,7 +276,7 @@ class _Desk:
         with self._node.database.read() as connection:
             found: Page = worklist.find(connection, search)
             counts = worklist.counts(connection, search)
-            known = worklist.modalities(connection)
+            known = worklist.modalities(connection, search.limits)
             rows = rows_of(connection, found.entries, viewer=installed(self._node.config) is not None)
         config = self._node.config
         return {

@@ -13,7 +13,7 @@ async function refresh() {
   if (busy) { later(); return; }
   busy = true;
   try {
-    const answer = await fetch(body.dataset.source, { headers: { Accept: "text/html" } });
+    const answer = await fetch(body.dataset.source, { headers: { Accept: "text/html", "X-By-Itself": "1" } });
     if (answer.redirected || answer.status === 401 || answer.status === 404) { location.reload(); return; } // signed out, or deleted
     if (answer.ok) { body.innerHTML = await answer.text(); dress(); }
     else if (answer.status >= 500) later(3000);

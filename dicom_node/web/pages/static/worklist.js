@@ -89,7 +89,8 @@ async function load(url, options = {}) {
   const own = (asking = new AbortController());
   const began = performance.now();
   try {
-    const answer = await fetch(url, { signal: own.signal, headers: { Accept: "text/html" } });
+    const headers = { Accept: "text/html", ...(options.byItself && { "X-By-Itself": "1" }) };
+    const answer = await fetch(url, { signal: own.signal, headers });
     if (answer.redirected || answer.status === 401) return location.reload(); // signed out: the page asks who is there
     if (answer.ok) put(await answer.text(), options);
     else if (answer.status >= 500) later();
@@ -112,7 +113,7 @@ function refresh() {
   if (due) return;
   // At once after a silence; under a stream of changes as often as the server answers easily.
   due = setTimeout(async () => {
-    await load(place.firstElementChild.dataset.rows);
+    await load(place.firstElementChild.dataset.rows, { byItself: true });
     due = 0;
     if (again) refresh();
     again = false;

@@ -67,6 +67,14 @@ class Bundle:
             total.update(f"{weight.sha256}  {weight.file}\n".encode())
         return total.hexdigest()
 
+    @property
+    def batches(self) -> bool:
+        """Whether its network takes several inputs in one pass: single 2-D images that go through one network as they are."""
+        spec, inferer = self.dicom, self.inference.get(self.dicom.run.inferer)
+        plain = isinstance(inferer, dict) and str(inferer.get("_target_")).rsplit(".", 1)[-1] == "SimpleInferer"
+        alone = len(spec.inputs) == len(spec.run.networks) == 1
+        return spec.geometry.dimensions == 2 and spec.run.batch and alone and plain
+
 
 def release_files(root: Path) -> list[Path]:
     """The files whose content decides what the bundle does, in a fixed order: all but weights (they

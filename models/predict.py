@@ -24,6 +24,7 @@ import torch
 from monai.bundle.config_parser import ConfigParser
 from monai.data.meta_tensor import MetaTensor
 
+from models.batching import Prepared, apply_together
 from models.bundle import Bundle
 from models.errors import BundleInvalid, InferenceFailed, ModelError, OutOfMemory
 from models.findings import Prediction, Timings
@@ -96,24 +97,60 @@ class Predictor:
         InferenceFailed
             A stage raised; OutOfMemory when the device was too small.
         """
+        prepared = self.prepare(volume)
+        self.apply([prepared])
+        return self.finish(prepared)
+
+    def prepare(self, volume: Volume) -> Prepared:
+        """The first part of :meth:`predict`: what the network is to be applied to.
+
+        Raises
+        ------
+        NotApplicable, InferenceFailed
+        """
         check_input(self.bundle.dicom, volume)
         load = self.load()
-        assert self._stages is not None
-        stages = self._stages
-        clock = time.perf_counter
+        started = time.perf_counter()
+        with torch.inference_mode(), _stage("preprocess"):
+            data = self._warm.preprocess(volume)
+        return Prepared(volume, data, load, time.perf_counter() - started)
+
+    def apply(self, prepared: Sequence[Prepared]) -> None:
+        """The second part, of one volume, or of several at once where the bundle allows it (:attr:`models.bundle.Bundle.batches`).
+
+        Of several, none raises here: :meth:`finish` raises what came of each.
+
+        Raises
+        ------
+        NotApplicable, InferenceFailed
+        """
+        stages = self._warm
         stages.stopwatch.reset()
+        started = time.perf_counter()
         with torch.inference_mode():
-            started = clock()
-            with _stage("preprocess"):
-                data = stages.preprocess(volume)
-            prepared = clock()
-            rung = stages.infer_somehow(data)
-            inferred = clock()
-            with _stage("postprocess"):
-                output = stages.postprocess(data)
-                segments, measurements, classifications = read_output(self.bundle.dicom, output, volume)
-        forward = stages.stopwatch.seconds
-        timings = Timings(load, (prepared - started) + (inferred - prepared - forward), forward, clock() - inferred)
+            if len(prepared) == 1:
+                prepared[0].rung = stages.infer_somehow(prepared[0].data)
+            else:
+                apply_together(stages, prepared)
+        inferred, forward = time.perf_counter() - started, stages.stopwatch.seconds
+        for each in prepared:  # of several, each has its share of the time
+            each.forward, each.around = forward / len(prepared), (inferred - forward) / len(prepared)
+
+    def finish(self, prepared: Prepared) -> Prediction:
+        """The last part: what the network's output says.
+
+        Raises
+        ------
+        NotApplicable, InferenceFailed
+        """
+        if prepared.error is not None:
+            raise prepared.error
+        stages, volume = self._warm, prepared.volume
+        started = time.perf_counter()
+        with torch.inference_mode(), _stage("postprocess"):
+            output = stages.postprocess(prepared.data)
+            segments, measurements, classifications = read_output(self.bundle.dicom, output, volume)
+        timings = Timings(prepared.load, prepared.seconds + prepared.around, prepared.forward, time.perf_counter() - started)
         return Prediction(
             model=identity_of(self.bundle),
             segments=segments,
@@ -123,8 +160,13 @@ class Predictor:
             frame_numbers=volume.frame_numbers,
             device=str(stages.device),
             timings=timings,
-            memory="" if rung is Rung.AS_CONFIGURED else f"too little memory as configured: {rung.value}",
+            memory="" if prepared.rung is Rung.AS_CONFIGURED else f"too little memory as configured: {prepared.rung.value}",
         )
+
+    @property
+    def _warm(self) -> _Stages:
+        assert self._stages is not None
+        return self._stages
 
     def raw_output(self, volume: Volume) -> torch.Tensor:
         """What the networks give for one volume, before any postprocessing: (channels, ...) with the affine of the
@@ -212,6 +254,23 @@ class _Stages:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         raise AssertionError("there is always a rung")
+
+    def infer_together(self, several: Sequence[dict[str, Any]]) -> None:
+        """Apply the network once, as configured, to inputs of one shape.
+
+        Raises
+        ------
+        InferenceFailed
+            It does not take several, or gives another number of outputs; OutOfMemory when the device was too small.
+        """
+        with _stage("forward"):
+            images = [data[self.image] for data in several]
+            plain = [image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image) for image in images]
+            outputs = self.inferer(torch.stack(plain).to(self.device), self.networks[0])
+            if not isinstance(outputs, torch.Tensor) or len(outputs) != len(several):
+                raise InferenceFailed("forward", f"the network does not give {len(several)} outputs for as many inputs")
+            for data, image, output in zip(several, images, outputs, strict=True):
+                data[self.prediction] = MetaTensor(output, meta=copy.deepcopy(image.meta)) if isinstance(image, MetaTensor) else output
 
     def infer(self, data: dict[str, Any], rung: Rung) -> None:
         if rung is Rung.ON_CPU:

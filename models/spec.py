@@ -171,6 +171,7 @@ class RunSpec(Table):
     prediction: str = "pred"
     axes: Literal["xyz", "zyx"] = "xyz"
     deadline: Annotated[float, Field(gt=0)] | None = None  # seconds; else that of the node's [executor]
+    batch: bool = True  # false: its 2-D images never go through the network together, whatever waits
     overrides: dict[str, Any] = {}
 
 

@@ -161,6 +161,21 @@ class JobQueue:
                 self._event(connection, row.pk, JobState.IN_PROGRESS, f"attempt {row.attempts} of {row.max_attempts}", worker)
         return from_row(ClaimedJob, row)
 
+    def claim_some(self, pks: Sequence[int], worker: str) -> list[ClaimedJob]:
+        """Take those of certain jobs that are due and still wait, each under a Transaction UID of its own."""
+        now, dialect = self._clock(), self._database.dialect
+        found = []
+        with self._database.begin(durable=False) as connection:
+            for pk in pks:
+                token = {"until": now + self.lease, "token": new_transaction_uid(), "by": worker}
+                row = connection.execute(_claim_statement_of_one(dialect), {"only": pk, "at": now, **token}).one_or_none()
+                if row is None:
+                    continue
+                if dialect == "sqlite":
+                    self._event(connection, row.pk, JobState.IN_PROGRESS, f"attempt {row.attempts} of {row.max_attempts}", worker)
+                found.append(from_row(ClaimedJob, row))
+        return found
+
     def extend(self, claimed: ClaimedJob) -> None:
         """Renew the lease (the heartbeat). Raises StaleToken when the job is no longer the caller's: stop working on it."""
         with self._database.single(durable=False) as connection:
@@ -419,12 +434,24 @@ def _noted(change: ReturningUpdate[Any], detail: ColumnElement[Any] | None = Non
 @lru_cache(maxsize=256)
 def _claim_statements(queues: tuple[str, ...], dialect: str) -> tuple[Select[Any], ReturningUpdate[Any] | Select[Any]]:
     """Look for a due job, and take the most urgent one, in a single statement; parameters ``at``, ``until``, ``token`` and ``by``."""
-    due = and_(is_one_of(job.c.state, JobState.SCHEDULED.value), job.c.not_before <= bindparam("at"), _in_queues(queues))
-    order = (job.c.rank, job.c.pk)
-    chosen = select(job.c.pk).where(due).order_by(*order).limit(1).with_for_update(skip_locked=True).scalar_subquery()
+    due = and_(_DUE, _in_queues(queues))
+    chosen = select(job.c.pk).where(due).order_by(job.c.rank, job.c.pk).limit(1)
+    return select(job.c.pk).where(due).limit(1), _take(chosen, dialect)
+
+
+@lru_cache(maxsize=2)
+def _claim_statement_of_one(dialect: str) -> ReturningUpdate[Any] | Select[Any]:
+    """Take the job ``only`` where it is due; parameters ``at``, ``until``, ``token`` and ``by``."""
+    return _take(select(job.c.pk).where(_DUE, job.c.pk == bindparam("only")), dialect)
+
+
+_DUE = and_(is_one_of(job.c.state, JobState.SCHEDULED.value), job.c.not_before <= bindparam("at"))
+
+
+def _take(chosen: Select[Any], dialect: str) -> ReturningUpdate[Any] | Select[Any]:
     take = (
         update(job)
-        .where(job.c.pk == chosen, job.c.state == JobState.SCHEDULED.value)
+        .where(job.c.pk == chosen.with_for_update(skip_locked=True).scalar_subquery(), job.c.state == JobState.SCHEDULED.value)
         .values(
             state=JobState.IN_PROGRESS.value,
             attempts=job.c.attempts + 1,
@@ -435,7 +462,7 @@ def _claim_statements(queues: tuple[str, ...], dialect: str) -> tuple[Select[Any
         )
         .returning(*(job.c[name] for name in ClaimedJob.__dataclass_fields__), job.c.state)
     )
-    return select(job.c.pk).where(due).limit(1), take if dialect == "sqlite" else _noted(take)
+    return take if dialect == "sqlite" else _noted(take)
 
 
 def _in_queues(queues: Sequence[str]) -> ColumnElement[bool]:

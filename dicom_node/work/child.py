@@ -1,7 +1,7 @@
 """The process that a model runs in: ``python -m dicom_node.work.child FD DEVICE CACHE THREADS MEMORY``.
 
-It reads requests from a socket and answers each. What a model does to it (crash, endless loop, all memory) ends it and nothing else; it
-ends by itself when its worker does.
+It reads requests from a socket, those together that are to be carried out together, and answers each with its number. What a model does
+to it (crash, endless loop, all memory) ends it and nothing else; it ends by itself when its worker does.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def main(arguments: list[str]) -> int:
             resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
         while True:
             try:
-                request = connection.recv()
+                requests = connection.recv()
             except EOFError:
                 return 0
-            connection.send(runner.run(request))
+            for numbered in runner.together(requests):
+                connection.send(numbered)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
@@ -23,8 +26,17 @@ log = structlog.get_logger()
 _START_DEADLINE = 120.0
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A run to be carried out within ``deadline`` seconds; ``claim`` as in :meth:`Executor.execute`."""
+
+    request: Request
+    deadline: float
+    claim: str = ""
+
+
 class Executor(Protocol):
-    """Carries out runs on one device, one at a time."""
+    """Carries out runs on one device, one at a time, or several of one bundle that takes them together."""
 
     @property
     def device(self) -> str: ...
@@ -33,6 +45,12 @@ class Executor(Protocol):
         """Carry out a run within ``deadline`` seconds; a crash, a hang and a cancel are answers as well.
 
         ``claim`` is what :meth:`cancel` knows the run by: the Transaction UID of its job's claim.
+        """
+
+    def together(self, asked: Sequence[Asked]) -> Iterator[tuple[str, Answer]]:
+        """Carry out several runs of one bundle together; each claim with its answer, as they come.
+
+        A crash, a hang and a cancel concern the one run that they come from: what the others lose by it is carried out again, one by one.
         """
 
     def warm_up(self) -> None:
@@ -57,6 +75,10 @@ class InlineExecutor:
     def execute(self, request: Request, deadline: float, claim: str = "") -> Answer:
         return self._runner.run(request)
 
+    def together(self, asked: Sequence[Asked]) -> Iterator[tuple[str, Answer]]:
+        for number, answer in self._runner.together([each.request for each in asked]):
+            yield asked[number].claim, answer
+
     def warm_up(self) -> None:
         self._runner.preload()
 
@@ -76,9 +98,9 @@ class ProcessExecutor:
         self._child: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
-        # Claims: of the run in progress, and of the last one that was canceled, which may be about to begin.
-        self._running: str | None = None
-        self._canceled: str | None = None
+        # Claims: of the runs in progress, and of those that were canceled, which may be about to begin.
+        self._running: set[str] = set()
+        self._canceled: set[str] = set()
 
     @property
     def device(self) -> str:
@@ -90,40 +112,84 @@ class ProcessExecutor:
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
     def execute(self, request: Request, deadline: float, claim: str = "") -> Answer:
-        with self._lock:
-            self._running = claim
-        try:
-            return self._execute(request, deadline)
-        finally:
-            with self._lock:
-                self._running = None
-                if self._canceled == claim:
-                    self._canceled = None
-
-    def _execute(self, request: Request, deadline: float) -> Answer:
-        connection = self._ready()
-        if self._was_canceled:  # before there was anything to kill; a cancel from here on finds the child
-            return self._lost("") if connection is None else _canceled()
-        if connection is None:
-            return self._lost("the inference process did not start")
-        try:
-            connection.send(request)
-            if not connection.poll(deadline):
-                self._kill()
-                return Answer(Outcome.FAILED, f"the run was ended at its deadline of {deadline:.0f} s", "deadline", passing=True)
-            answer: Answer = connection.recv()
-        except (EOFError, OSError):
-            return self._lost("the inference process ended during the run")
+        ((_, answer),) = self.together([Asked(request, deadline, claim)])
         return answer
 
-    @property
-    def _was_canceled(self) -> bool:
+    def together(self, asked: Sequence[Asked]) -> Iterator[tuple[str, Answer]]:
+        left = {each.claim: each for each in asked}
         with self._lock:
-            return self._canceled is not None and self._canceled == self._running
+            self._running = set(left)
+            self._canceled &= self._running
+        try:
+            attempt = list(asked)
+            while left:
+                for each, answer in self._answers(attempt):
+                    del left[each.claim]
+                    yield each.claim, _canceled() if self._ended(each.claim) else answer
+                for claim in [claim for claim in left if self._was_canceled(claim)]:
+                    del left[claim]
+                    yield claim, _canceled()
+                # What the child was doing when it ended is not known: each on its own, so that only one can be to blame.
+                attempt = list(left.values())[:1]
+        finally:
+            if left:  # nobody listens any more
+                self._kill()
+            with self._lock:
+                self._canceled -= {each.claim for each in asked}
+                self._running = set()
+
+    def _answers(self, asked: Sequence[Asked]) -> Iterator[tuple[Asked, Answer]]:
+        """Answers of one attempt. One that was made for several and ended early answers but some; which of the others was to blame
+        is not known."""
+        connection = self._ready()
+        if all(self._was_canceled(each.claim) for each in asked):
+            return  # before there was anything to kill; a cancel from here on finds the child
+        if connection is None:
+            answer = self._lost("the inference process did not start")
+            yield from ((each, answer) for each in asked)
+            return
+        waiting, patience = dict(enumerate(asked)), min(each.deadline for each in asked)
+        with contextlib.suppress(OSError):  # of a child that has ended; the next line finds that out
+            connection.send([each.request for each in asked])
+        while waiting:
+            started = time.monotonic()
+            got = self._next(connection, patience)
+            patience = max(0.0, patience - (time.monotonic() - started))  # the node's own time between two answers does not count
+            if got is None or isinstance(got, str):
+                failed = self._late(min(each.deadline for each in asked)) if got is None else self._lost(got)
+                if len(waiting) == 1:
+                    yield from ((each, failed) for each in waiting.values())
+                return
+            number, answer = got
+            yield waiting.pop(number), answer
+            if waiting and all(self._was_canceled(each.claim) for each in waiting.values()):
+                self._kill()
+                return
+
+    def _next(self, connection: Connection, patience: float) -> tuple[int, Answer] | str | None:
+        """The child's next answer; why there is none, or None at the deadline."""
+        try:
+            return connection.recv() if connection.poll(patience) else None
+        except (EOFError, OSError):
+            return "the inference process ended during the run"
+
+    def _was_canceled(self, claim: str) -> bool:
+        with self._lock:
+            return claim in self._canceled
+
+    def _ended(self, claim: str) -> bool:
+        """Whether a run that is answered was canceled; from here on a cancel comes too late."""
+        with self._lock:
+            self._running.discard(claim)
+            return claim in self._canceled
+
+    def _late(self, deadline: float) -> Answer:
+        self._kill()
+        return Answer(Outcome.FAILED, f"the run was ended at its deadline of {deadline:.0f} s", "deadline", passing=True)
 
     def _lost(self, what: str) -> Answer:
         code = self._kill(grace=2.0)
-        return _canceled() if self._was_canceled else Answer(Outcome.FAILED, f"{what}{_describe(code)}", "crash", passing=True)
+        return Answer(Outcome.FAILED, f"{what}{_describe(code)}", "crash", passing=True)
 
     def _ready(self) -> Connection | None:
         with self._lock:
@@ -150,8 +216,8 @@ class ProcessExecutor:
 
     def cancel(self, claim: str = "") -> None:
         with self._lock:
-            self._canceled = claim
-            if self._running == claim and self._child is not None:
+            self._canceled.add(claim)
+            if self._running and self._running <= self._canceled and self._child is not None:
                 _kill_group(self._child)
 
     def close(self) -> None:

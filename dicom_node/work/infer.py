@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import structlog
@@ -11,18 +11,20 @@ from sqlalchemy import Connection
 import dicom_node
 from dicom_node.config import Peer
 from dicom_node.errors import Released, TryAgain
+from dicom_node.log import bound
 from dicom_node.releases.resolve import bundle_of_run, evaluation_line
 from dicom_node.results.context import EncodedObject, Outcome, ResultContext
 from dicom_node.results.forms import beyond_the_record, chosen_for
 from dicom_node.results.uids import device_uid, instance_uid, series_uid
 from dicom_node.work.chaining import follow
-from dicom_node.work.executors import Executor
+from dicom_node.work.executors import Asked, Executor
 from dicom_node.work.handler import NodeHandler
 from dicom_node.work.inference import Answer, Beside, FilePart, Request, negative_report
 from dicom_node.work.inputs import by_input
+from dicom_node.work.worker import about
 from models.bundle import Bundle
 from models.errors import BundleInvalid
-from storage import deliveries, index, release_watch, runs
+from storage import batches, deliveries, index, release_watch, runs
 from storage.errors import Damaged, IndexUnavailable, NoSpace, NotFound, QuarantineConflict, ReadOnly
 from storage.jobs import ClaimedJob
 from storage.records import RunRecord
@@ -34,6 +36,18 @@ _LIVE_WAIT = 5.0
 _UNKNOWN = Peer(name="unknown", ae_title="UNKNOWN")  # the profile of a peer that is no longer configured: the record
 
 Settle = Callable[[Connection], RunRecord]
+Course = Generator[Asked, Answer, None]
+
+
+def _step(job: ClaimedJob, course: Course, answer: Answer | None = None) -> tuple[Asked | None, Exception | None]:
+    """Take a run on by one step: what it asks for next, or None and what it ended by."""
+    with bound(**about(job)):
+        try:
+            return (next(course) if answer is None else course.send(answer)), None
+        except StopIteration:
+            return None, None
+        except Exception as error:  # noqa: BLE001  the worker tells what it is; the runs beside this one go on
+            return None, error
 
 
 class InferHandler(NodeHandler):
@@ -49,6 +63,50 @@ class InferHandler(NodeHandler):
         self._executor.cancel(job.transaction_uid)
 
     def __call__(self, job: ClaimedJob) -> None:
+        for _, error in self.together([job]):
+            if error is not None:
+                raise error
+
+    def beside(self, job: ClaimedJob) -> Sequence[ClaimedJob]:
+        """Claim the runs of the same release that wait, where its images may go through the network together; nobody is waited for."""
+        most = self._config.executor.batch - 1
+        if most < 1:
+            return ()
+        with self._database.read() as connection:
+            waiting = batches.alike(connection, job, most, now=self._clock())
+        return self._queue.claim_some(waiting, job.worker) if waiting and self._batches(job) else ()
+
+    def _batches(self, job: ClaimedJob) -> bool:
+        with self._database.read() as connection:
+            run = runs.get_run(connection, int(job.payload["run_pk"]))
+        try:
+            return bundle_of_run(self._config, run.bundle, run.release_pk, run.release_digest).batches
+        except BundleInvalid:  # the run itself fails by it, and says so
+            return False
+
+    def together(self, jobs: Sequence[ClaimedJob]) -> Iterator[tuple[ClaimedJob, Exception | None]]:
+        """Carry out runs; each job once it has ended, with what it ended by where it is not done."""
+        asked: dict[str, tuple[ClaimedJob, Course, Asked]] = {}
+        for job in jobs:
+            course = self._course(job)
+            wanted, error = _step(job, course)
+            if wanted is None:
+                yield job, error
+            else:
+                asked[job.transaction_uid] = job, course, wanted
+        for claim, answer in self._answers([wanted for _, _, wanted in asked.values()]):
+            job, course, _ = asked.pop(claim)
+            yield job, _step(job, course, answer)[1]
+
+    def _answers(self, asked: Sequence[Asked]) -> Iterator[tuple[str, Answer]]:
+        if len(asked) == 1:
+            (one,) = asked
+            yield one.claim, self._executor.execute(one.request, one.deadline, one.claim)
+        elif asked:
+            yield from self._executor.together(asked)
+
+    def _course(self, job: ClaimedJob) -> Course:
+        """A run from its claim to its end; in between it asks the executor once, unless it comes to nothing before."""
         self._await_live(job)
         run = self._start(job)
         if run is None:
@@ -56,7 +114,7 @@ class InferHandler(NodeHandler):
         log.info("run.started", run=run.pk, bundle=run.bundle, release=run.release_digest[:12], device=self._executor.device)
         prepared = self._request(run)
         if isinstance(prepared, Request):
-            answer = self._executor.execute(prepared, prepared.deadline or self._config.executor.deadline, job.transaction_uid)
+            answer = yield Asked(prepared, prepared.deadline or self._config.executor.deadline, job.transaction_uid)
         else:
             answer = prepared
         if answer.code == "canceled":
@@ -216,7 +274,8 @@ class InferHandler(NodeHandler):
             release_watch.record_input(connection, run.release_pk, run.pk, answer.inputs, now=self._clock())
         if run.shadow and answer.beside is not None:
             release_watch.keep_agreement(connection, run.pk, answer.beside, answer.agreement)
-        self._queue.complete(connection, job, f"{answer.outcome}: {len(answer.objects)} objects")
+        together = f", one of {answer.together} images in one pass" if answer.together > 1 else ""
+        self._queue.complete(connection, job, f"{answer.outcome}: {len(answer.objects)} objects{together}")
         return ended
 
     def _not_applicable(self, connection: Connection, job: ClaimedJob, run: RunRecord, reason: str) -> RunRecord:

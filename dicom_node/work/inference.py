@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import structlog
 
@@ -17,12 +18,15 @@ from models import alerts
 from models.errors import GeometryRefused, InferenceFailed, ModelError, NotApplicable, OutOfMemory
 
 if TYPE_CHECKING:
+    from models.batching import Prepared
     from models.findings import Prediction
     from models.predict import Predictor
     from models.spec import DicomSpec
     from models.volume import Volume
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 WARM_MODELS = 2  # kept loaded per device; the one that was used longest ago goes
 
@@ -90,6 +94,17 @@ class Answer:
     beside: int | None = None  # of one that looks on: the run that it was compared with, and how far they agree
     agreement: Mapping[str, Any] = field(default_factory=dict)
     device: str = ""
+    together: int = 1  # how many runs' images went through the network in the same pass
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A run whose images are read and prepared for the network."""
+
+    predictor: Predictor
+    volume: Volume
+    prepared: Prepared
+    seconds: float
 
 
 class Runner:
@@ -107,8 +122,29 @@ class Runner:
 
     def run(self, request: Request) -> Answer:
         """Carry out a run; whatever the images or the model do comes back as an answer."""
+        return self._attempt(partial(self._run, request))
+
+    def together(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Carry out runs of one bundle whose images may go through its network in one pass: the number of each with its answer, as they
+        come. One that cannot be read or is not what the model is for is answered first, and holds up none of the others."""
+        if len(requests) == 1:
+            yield 0, self.run(requests[0])
+            return
+        read: dict[int, _Read] = {}
+        for number, request in enumerate(requests):
+            got = self._attempt(partial(self._read, request))
+            if isinstance(got, Answer):
+                yield number, got
+            else:
+                read[number] = got
+        for predictor in {id(each.predictor): each.predictor for each in read.values()}.values():
+            predictor.apply([each.prepared for each in read.values() if each.predictor is predictor])
+        for number in list(read):
+            yield number, self._attempt(partial(self._answer, requests[number], read.pop(number)))
+
+    def _attempt(self, carry_out: Callable[[], T]) -> T | Answer:
         try:
-            return self._run(request)
+            return carry_out()
         except GeometryRefused as error:
             return Answer(Outcome.NOT_APPLICABLE, error.sentence, str(error.code))
         except NotApplicable as error:
@@ -125,28 +161,38 @@ class Runner:
             return Answer(Outcome.FAILED, str(error), type(error).__name__)
 
     def _run(self, request: Request) -> Answer:
-        from dicom_node.results.encode import encode
-        from dicom_node.results.readback import verify
-        from dicom_node.work.inputs import named
+        read = self._read(request)
+        read.predictor.apply([read.prepared])
+        return self._answer(request, read)
+
+    def _read(self, request: Request) -> _Read:
         from models.stack import read_inputs
 
-        clock = time.perf_counter
-        started = clock()
+        started = time.perf_counter()
         predictor = self._predictor(request)
         given = [[part.open for part in parts] for parts in (request.images, *request.others)]
         volume = read_inputs(predictor.bundle.dicom, given)
-        read = clock()
-        prediction = predictor.predict(volume)
+        seconds = time.perf_counter() - started
+        return _Read(predictor, volume, predictor.prepare(volume), seconds)
+
+    def _answer(self, request: Request, read: _Read) -> Answer:
+        from dicom_node.results.encode import encode
+        from dicom_node.results.readback import verify
+        from dicom_node.work.inputs import named
+
+        clock = time.perf_counter
+        predictor, volume = read.predictor, read.volume
+        prediction = predictor.finish(read.prepared)
         predicted = clock()
         outcome = Outcome.NOTHING_FOUND if prediction.empty else Outcome.FINDINGS
         if request.beside is not None:
-            return self._looked_on(request, request.beside, volume, prediction, outcome, read - started)
+            return self._looked_on(request, request.beside, volume, prediction, outcome, read.seconds)
         objects = encode(prediction, volume.headers, named(_with_outcome(request.context, outcome), predictor.bundle, volume), volume.array)
         encoded = clock()
         verify(objects, prediction)
         timings = {
             "load": prediction.timings.load,
-            "read": read - started,
+            "read": read.seconds,
             "preprocess": prediction.timings.preprocess,
             "forward": prediction.timings.forward,
             "postprocess": prediction.timings.postprocess,
@@ -156,8 +202,9 @@ class Runner:
         inputs = _watched(request, volume)
         findings = shown(prediction, predictor.bundle.dicom)
         return Answer(
-            outcome, prediction.memory, objects=tuple(objects), findings=findings, timings=timings, inputs=inputs, device=prediction.device
-        )
+            outcome, prediction.memory, objects=tuple(objects), findings=findings, timings=timings, inputs=inputs, device=prediction.device,
+            together=read.prepared.together,
+        )  # fmt: skip
 
     def _looked_on(
         self, request: Request, beside: Beside, volume: Volume, prediction: Prediction, outcome: Outcome, reading: float

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Protocol, cast
 
 import structlog
 
@@ -41,6 +43,16 @@ class Resting(Protocol):
     def rest(self) -> None: ...
 
 
+class Gathering(Protocol):
+    """A handler that carries out some jobs together. Each keeps its own claim, and ends by itself."""
+
+    def beside(self, job: ClaimedJob) -> Sequence[ClaimedJob]:
+        """Claim what may be carried out together with a job that was claimed; nothing where there is nothing."""
+
+    def together(self, jobs: Sequence[ClaimedJob]) -> Iterator[tuple[ClaimedJob, Exception | None]]:
+        """Carry out jobs; each once it has ended, with what its handler would have raised."""
+
+
 class Bell(Protocol):
     """Waits for work; see :mod:`dicom_node.nudge`."""
 
@@ -68,7 +80,7 @@ class SilentBell:
 
 
 class Worker:
-    """Claims jobs of some queues, one at a time, until stopped.
+    """Claims jobs of some queues, one at a time or those together that their handler gathers, until stopped.
 
     Parameters
     ----------
@@ -95,18 +107,17 @@ class Worker:
         self._name = name
         self._bell = bell or SilentBell()
         self._stopping = threading.Event()
-        self._current: ClaimedJob | None = None
+        self._current: Sequence[ClaimedJob] = ()
 
     @property
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """End after the current job, which is ended and released where its handler allows."""
+        """End after the current job or jobs, which are ended and released where their handler allows."""
         self._stopping.set()
         self._bell.ring()
-        job = self._current
-        if job is not None:
+        for job in self._current:
             self._cancel(job)
 
     def close(self) -> None:
@@ -131,25 +142,64 @@ class Worker:
         self._rest()
 
     def step(self) -> bool:
-        """Claim and carry out one job; False when none is due."""
+        """Claim and carry out one job, and what its handler gathers beside it; False when none is due."""
         job = self._queue.claim(self._queues, self._name)
         if job is None:
             self._rest()
             return False
-        self._current = job
+        jobs = self._current = [job, *self._gathered(job)]
         if self.stopping:  # stop() came after the claim, and saw no job to end
-            self._cancel(job)
-        with bound(job=job.pk, kind=job.kind, study_uid=job.study_uid):
+            for each in jobs:
+                self._cancel(each)
+        try:
+            if len(jobs) == 1:
+                self._step(job)
+            else:
+                self._step_together(jobs)
+        finally:
+            self._current = ()
+        return True
+
+    def _step(self, job: ClaimedJob) -> None:
+        with bound(**about(job)):
             log.info("job.started", attempt=job.attempts, of=job.max_attempts)
             started = time.monotonic()
-            heartbeat = _Heartbeat(self._queue, job, lambda: self._cancel(job))
-            try:
-                with heartbeat:
-                    how = self._carry_out(job)
-            finally:
-                self._current = None
+            with _Heartbeat(self._queue, job, lambda: self._cancel(job)):
+                how = self._carry_out(job)
             log.info("job.ended", how=how, seconds=round(time.monotonic() - started, 3))
-        return True
+
+    def _gathered(self, job: ClaimedJob) -> Sequence[ClaimedJob]:
+        gather: Callable[[ClaimedJob], Sequence[ClaimedJob]] | None = getattr(self._handlers.get(job.kind), "beside", None)
+        if gather is None or self.stopping:
+            return ()
+        try:
+            return gather(job)
+        except Exception as error:  # noqa: BLE001  the job itself is claimed already, and is carried out alone
+            log.warning("job.alone", job=job.pk, why=type(error).__name__)
+            return ()
+
+    def _step_together(self, jobs: Sequence[ClaimedJob]) -> None:
+        started = time.monotonic()
+        with ExitStack() as stack:
+            beats = {job.pk: stack.enter_context(_Heartbeat(self._queue, job, partial(self._cancel, job))) for job in jobs}
+            for job in jobs:
+                log.info("job.started", **about(job), attempt=job.attempts, of=job.max_attempts, together=len(jobs))
+            for job, error in self._ends(jobs):
+                with bound(**about(job)):
+                    how = self._left(job, error)
+                    beats[job.pk].stop()
+                    log.info("job.ended", how=how, seconds=round(time.monotonic() - started, 3))
+
+    def _ends(self, jobs: Sequence[ClaimedJob]) -> Iterator[tuple[ClaimedJob, Exception | None]]:
+        handler = cast(Gathering, self._handlers[jobs[0].kind])
+        left = list(jobs)
+        try:
+            for job, error in handler.together(jobs):
+                left.remove(job)
+                yield job, error
+        except Exception as error:  # noqa: BLE001  the outer edge of the loop, as in _carry_out
+            for job in left:
+                yield job, error
 
     def _carry_out(self, job: ClaimedJob) -> str:
         try:
@@ -157,11 +207,14 @@ class Worker:
             if handler is None:
                 raise GiveUp(f"this worker has no handler for jobs of kind {job.kind}")
             handler(job)
-            return "completed"
-        except StaleToken:
-            return "lost to another worker"
         except Exception as error:  # noqa: BLE001  the outer edge of the loop: one job's failure must not end the worker
-            return self._leave(job, error)
+            return self._left(job, error)
+        return "completed"
+
+    def _left(self, job: ClaimedJob, error: Exception | None) -> str:
+        if error is None:
+            return "completed"
+        return "lost to another worker" if isinstance(error, StaleToken) else self._leave(job, error)
 
     def _leave(self, job: ClaimedJob, error: Exception) -> str:
         if not isinstance(error, TryAgain | GiveUp | Released | IndexUnavailable):
@@ -200,6 +253,11 @@ class Worker:
             cancel(job)
 
 
+def about(job: ClaimedJob) -> dict[str, Any]:
+    """What every line of the log about a job carries."""
+    return {"job": job.pk, "kind": job.kind, "study_uid": job.study_uid}
+
+
 class _Heartbeat:
     """Extends a job's lease while the block runs; says ``lost`` when somebody else has the job."""
 
@@ -210,10 +268,15 @@ class _Heartbeat:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{job.pk}", daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Heartbeat:
         self._thread.start()
+        return self
 
     def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Beat no more: the job has ended."""
         self._done.set()
         self._thread.join()
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -29,6 +30,7 @@ from dicom_node.config_values import (
     Name,
     Network,
     Port,
+    ServiceRoot,
     Size,
     StoredSecret,
     Uid,
@@ -256,7 +258,8 @@ class Peer(Table):
     first that the peer takes and that changes nothing but the encoding; else as they are archived.
     ``suffices``: the kinds that are enough where it refuses the others for good.
     ``negative_reports``: send an SR also when a model did not apply or failed.
-    ``priors``: it is asked for earlier studies that models compare with (C-FIND), and has them sent to us (C-MOVE)."""
+    ``priors``: it is asked for earlier studies that models compare with (C-FIND), and has them sent to us (C-MOVE); by QIDO-RS and WADO-RS
+    below ``dicomweb`` where that is given, with ``dicomweb_token`` as bearer token, its certificate verified (``dicomweb_ca``)."""
 
     name: Name
     ae_title: AeTitle
@@ -275,6 +278,9 @@ class Peer(Table):
     suffices: tuple[Kind, ...] = ("SR",)
     negative_reports: bool = False
     priors: bool = False
+    dicomweb: ServiceRoot | None = None
+    dicomweb_token: Annotated[StoredSecret | None, Field(exclude=True, repr=False)] = None
+    dicomweb_ca: Path | None = None
     tls: bool = False
     tls_ca: Path | None = None
 
@@ -282,6 +288,9 @@ class Peer(Table):
     def _reachable(self) -> Peer:
         if (self.host is None) != (self.port is None):
             raise ValueError("host and port belong together")
+        root = urlsplit(self.dicomweb or "")
+        if self.dicomweb_token and root.scheme != "https" and not is_loopback(root.hostname or ""):
+            raise ValueError("dicomweb_token would go unencrypted: dicomweb must begin with https://")
         return self
 
 
@@ -492,7 +501,7 @@ def _absolute(values: dict[str, Any], folder: Path) -> dict[str, Any]:
             node["bundles"] = [str(folder / each) if isinstance(each, str) else each for each in node["bundles"]]
     dimse, peers = result.get("dimse"), result.get("peer")
     tables.append((dimse.get("tls") if isinstance(dimse, dict) else None, ("certificate", "key", "ca")))
-    tables += [(peer, ("tls_ca",)) for peer in peers] if isinstance(peers, list) else []
+    tables += [(peer, ("tls_ca", "dicomweb_ca")) for peer in peers] if isinstance(peers, list) else []
     evaluations = result.get("scheduled_evaluation")
     tables += [(each, ("splits",)) for each in evaluations] if isinstance(evaluations, list) else []
     for table, keys in tables:

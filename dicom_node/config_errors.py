@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from dicom_node.config_values import FORMS
 
-_SECRET = frozenset({"url", "password", "key", "token", "tokens"})
+_SECRET = frozenset({"url", "password", "key", "token", "tokens", "dicomweb", "dicomweb_token"})
 Location = Sequence[int | str]
 
 

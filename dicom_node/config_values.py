@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -102,11 +104,23 @@ def not_empty(value: Any) -> Any:
     return value
 
 
+def service_root(value: str) -> str:
+    """The base URL of DICOMweb services; no secret, query or fragment belongs into it."""
+    with suppress(ValueError):
+        parts = urlsplit(value)
+        beyond = parts.query or parts.fragment or parts.username or parts.password
+        plain = value.isascii() and value.isprintable() and " " not in value
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and plain and not beyond:
+            return value.rstrip("/")
+    raise ValueError("a URL such as 'https://pacs.example/dicom-web' is needed, without user, password or query")
+
+
 Duration = Annotated[float, BeforeValidator(duration), Field(ge=0)]
 Size = Annotated[int, BeforeValidator(size), Field(ge=0)]
 Secret = Annotated[str, BeforeValidator(secret)]
 DatabaseUrl = Annotated[Secret, AfterValidator(database_url)]
 Network = Annotated[str, AfterValidator(network)]
+ServiceRoot = Annotated[str, AfterValidator(service_root)]
 Uid = Annotated[str, AfterValidator(uid)]
 Attribute = Annotated[str, AfterValidator(attribute)]
 StoredSecret = Annotated[str, BeforeValidator(stored_secret)]

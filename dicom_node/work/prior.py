@@ -1,10 +1,9 @@
-"""The prior handler: a model asks for an earlier study of the patient. Ours are looked through first, then peers are asked (C-FIND) and
-send it to us (C-MOVE). What is missing, too large or another patient's is said and not used."""
+"""The prior handler: a model asks for an earlier study of the patient. Ours are looked through first, then peers are asked (C-FIND,
+or QIDO-RS) and send it to us (C-MOVE, or WADO-RS). What is missing, too large or another patient's is said and not used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,6 +11,7 @@ import structlog
 from pydicom import Dataset
 
 from dicom_node.config import Peer
+from dicom_node.dicomweb_client import DicomwebError
 from dicom_node.dimse.errors import DimseError
 from dicom_node.dimse.scu_find import find, find_contexts
 from dicom_node.dimse.scu_retrieve import Wanted, move, move_contexts
@@ -21,9 +21,11 @@ from dicom_node.work import chaining
 from dicom_node.work.associating import associate_peer
 from dicom_node.work.attributes import series_attributes
 from dicom_node.work.handler import NodeHandler
+from dicom_node.work.prior_dicomweb import Answered, DicomwebPriors
 from models.errors import BundleInvalid
 from models.spec import DicomSpec, PriorSpec
 from storage import audit, index, priors, runs
+from storage.headers import is_uid
 from storage.jobs import ClaimedJob
 from storage.matching import value_matches
 from storage.priors import Identity
@@ -35,15 +37,6 @@ log = structlog.get_logger()
 ACTOR = "prior"
 MOST_ASKED = 5  # candidates of one peer that are looked at
 Found = dict[str, tuple[str, list[tuple[str, str]]]]
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A study that a peer has, as it answered."""
-
-    study_uid: str
-    date: str
-    instances: int | None
 
 
 class PriorHandler(NodeHandler):
@@ -101,7 +94,7 @@ class PriorHandler(NodeHandler):
         found = self._here(run, spec, wanted, whose, since, said)
         until = self._clock() + wanted.deadline
         for peer in self._config.peer if not found else ():
-            if peer.priors and peer.host is not None and not found:
+            if peer.priors and (peer.dicomweb or peer.host) is not None and not found:
                 found = self._from(peer, run, spec, wanted, whose, since, until, said)
         return found
 
@@ -154,28 +147,50 @@ class PriorHandler(NodeHandler):
     def _from(
         self, peer: Peer, run: RunRecord, spec: DicomSpec, wanted: PriorSpec, whose: Identity, since: str, until: float, said: list[str]
     ) -> Found:
+        web = DicomwebPriors(self._config, peer, self._database, self._archive, clock=self._clock) if peer.dicomweb else None
         try:
-            remote = self._ask(peer, run, wanted, whose, since, said)
+            found_there = self._ask_web(web, whose, wanted, since, until) if web else self._ask(peer, wanted, whose, since)
+            remote = list(self._fitting(peer, run, whose, since, found_there, said))
             for each in remote[:MOST_ASKED]:
                 if each.instances is not None and each.instances > wanted.max_instances:
                     said.append(
                         f"study {each.study_uid} at {peer.name} has {each.instances} images, at most {wanted.max_instances} are taken"
                     )
                     continue
-                if not self._fetch(peer, each.study_uid, until, said):
+                by_web = web is not None and _fetch_web(web, peer, each, wanted, until, said)
+                if not by_web and (web is not None or not self._fetch(peer, each.study_uid, until, said)):
                     continue
                 found = self._usable(each.study_uid, run, spec, wanted, said)
                 if found:
                     said[:] = [f"study {each.study_uid}, fetched from {peer.name}"]
                     return found
-        except DimseError as error:
+        except (DimseError, DicomwebError) as error:
             said.append(f"{peer.name}: {error}")
         if not said:
             said.append(f"{peer.name} has no earlier study")
         return {}
 
-    def _ask(self, peer: Peer, run: RunRecord, wanted: PriorSpec, whose: Identity, since: str, said: list[str]) -> list[Remote]:
-        """The patient's earlier studies that a peer has, newest first."""
+    def _fitting(
+        self, peer: Peer, run: RunRecord, whose: Identity, since: str, answered: Iterable[Answered], said: list[str]
+    ) -> list[Answered]:
+        """The patient's earlier studies among those that a peer names, newest first."""
+        mine = {"PatientID": whose.patient_id, "IssuerOfPatientID": whose.issuer, "PatientBirthDate": whose.birth_date}
+        fitting = []
+        for each in answered:
+            if not is_uid(each.study_uid) or each.study_uid == run.study_uid or not since <= each.date < whose.study_date:
+                continue
+            if agree(mine, each.identity):
+                fitting.append(each)
+            else:
+                said.append(f"study {each.study_uid} at {peer.name} is another patient's by its birth date or issuer")
+        return sorted(fitting, key=lambda each: each.date, reverse=True)
+
+    @staticmethod
+    def _ask_web(web: DicomwebPriors, whose: Identity, wanted: PriorSpec, since: str, until: float) -> list[Answered]:
+        return web.studies(whose.patient_id, f"{since}-{whose.study_date}", wanted.modality or "", until=until)
+
+    def _ask(self, peer: Peer, wanted: PriorSpec, whose: Identity, since: str) -> list[Answered]:
+        """What a peer has of the patient, by C-FIND."""
         asked = Dataset()
         if not whose.patient_id.isascii():
             asked.SpecificCharacterSet = "ISO_IR 192"
@@ -187,17 +202,11 @@ class PriorHandler(NodeHandler):
         found = []
         with associate_peer(self._config, peer, find_contexts()) as association:
             for match in find(association, asked):
-                uid, date = str(match.get("StudyInstanceUID") or ""), str(match.get("StudyDate") or "")
-                if not uid or uid == run.study_uid or not since <= date < whose.study_date:
-                    continue
-                other = {keyword: str(match.get(keyword) or "") for keyword in ("PatientID", "IssuerOfPatientID", "PatientBirthDate")}
-                mine = {"PatientID": whose.patient_id, "IssuerOfPatientID": whose.issuer, "PatientBirthDate": whose.birth_date}
-                if not agree(mine, other):
-                    said.append(f"study {uid} at {peer.name} is another patient's by its birth date or issuer")
-                    continue
+                identity = {keyword: str(match.get(keyword) or "") for keyword in _IDENTITY}
                 count = str(match.get("NumberOfStudyRelatedInstances") or "")
-                found.append(Remote(uid, date, int(count) if count.isdigit() else None))
-        return sorted(found, key=lambda each: each.date, reverse=True)
+                uid, date = str(match.get("StudyInstanceUID") or ""), str(match.get("StudyDate") or "")
+                found.append(Answered(uid, date, int(count) if count.isdigit() else None, identity))
+        return found
 
     def _fetch(self, peer: Peer, study_uid: str, until: float, said: list[str]) -> bool:
         """Have a peer send a study to us."""
@@ -214,6 +223,16 @@ class PriorHandler(NodeHandler):
                     association.abort()
                     return False
         return True
+
+
+def _fetch_web(web: DicomwebPriors, peer: Peer, wanted: Answered, limits: PriorSpec, until: float, said: list[str]) -> bool:
+    """Bring a study here; what keeps one away keeps no other away."""
+    try:
+        web.fetch(wanted.study_uid, limits.max_instances, until=until)
+    except DicomwebError as error:
+        said.append(f"{peer.name}: {error}")
+        return False
+    return True
 
 
 def agree(mine: Any, other: Any) -> bool:

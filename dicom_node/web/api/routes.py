@@ -194,4 +194,4 @@ def _job(request: Request) -> int:
 
 def _peer(peer: Peer, state: peer_state.PeerState) -> dict[str, Any]:
     """A peer's profile, and how the deliveries to it stand."""
-    return {**peer.model_dump(mode="json", exclude={"tls_ca"}), "deliveries": plain(state)}
+    return {**peer.model_dump(mode="json", exclude={"tls_ca", "dicomweb_ca"}), "deliveries": plain(state)}

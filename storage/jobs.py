@@ -181,6 +181,11 @@ class JobQueue:
         with self._database.single(durable=False) as connection:
             self._change(connection, claimed, lease_until=self._clock() + self.lease)
 
+    def due(self, claimed: ClaimedJob, at: float) -> None:
+        """Say by when a job is ended if it is not done (the deadline of this attempt); StaleToken as for :meth:`extend`."""
+        with self._database.single(durable=False) as connection:
+            self._change(connection, claimed, due_at=at)
+
     def fence(self, connection: Connection, claimed: ClaimedJob) -> None:
         """Hold the job's row to the end of the caller's transaction, or raise StaleToken when another worker has it."""
         if connection.scalar(_FENCE, _proof(claimed)) is None:
@@ -456,6 +461,7 @@ def _take(chosen: Select[Any], dialect: str) -> ReturningUpdate[Any] | Select[An
             state=JobState.IN_PROGRESS.value,
             attempts=job.c.attempts + 1,
             lease_until=bindparam("until"),
+            due_at=None,
             transaction_uid=bindparam("token"),
             worker=bindparam("by"),
             updated_at=bindparam("at"),

@@ -114,6 +114,12 @@ class JobRecord:
     updated_at: float
     finished_at: float | None
     rank: float = 0.0
+    due_at: float | None = None
+
+    @property
+    def due_by(self) -> float | None:
+        """When a job that runs is ended by its deadline."""
+        return self.due_at if self.state == "IN_PROGRESS" else None
 
 
 @dataclass(frozen=True)

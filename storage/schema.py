@@ -339,6 +339,7 @@ job = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("not_before", Float, nullable=False),
     Column("lease_until", Float),
+    Column("due_at", Float),  # while it runs, where it has a deadline: when it is ended
     Column("transaction_uid", Text),  # the fencing token of the current claim
     Column("worker", Text),
     Column("error", Text),

@@ -70,6 +70,8 @@ def _show(arguments: argparse.Namespace) -> None:
         return
     form = f", {found.payload['form']}" if found.payload.get("form") else ""
     output.line(f"Job {found.pk} {found.kind} ({found.queue}{form}): {found.state}, attempt {found.attempts} of {found.max_attempts}")
+    if found.due_by is not None:
+        output.line(f"  due by {output.moment(found.due_by)}, else it is ended")
     if found.error:
         output.line(f"  {found.error}")
     for event in events:

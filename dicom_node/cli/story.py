@@ -97,8 +97,9 @@ def _title(series: SeriesRecord) -> str:
 
 def _runs(story: Timeline) -> Iterator[str]:
     replaced = successors(each.run for each in story.runs)
+    due = {each.job.pk: each.job.due_by for each in story.jobs}
     for each in story.runs:
-        yield from _run(each, replaced.get(each.run.pk))
+        yield from _run(each, replaced.get(each.run.pk), due.get(each.run.job_pk or 0))
 
 
 def _standing(run: RunRecord, successor: int | None) -> Iterator[str]:
@@ -109,26 +110,27 @@ def _standing(run: RunRecord, successor: int | None) -> Iterator[str]:
         yield f"superseded by run {successor}, which is the result to use"
 
 
-def _run(story: RunStory, successor: int | None) -> Iterator[str]:
+def _run(story: RunStory, successor: int | None, due_by: float | None) -> Iterator[str]:
     run = story.run
     looks_on = " in the shadow (not shown as a result, not sent)" if run.shadow else ""
     yield f"Run {run.pk}: {run.bundle} {run.bundle_version}{looks_on}, {run.state}{f': {run.reason}' if run.reason else ''}"
     yield from (f"    {line}" for line in _standing(run, successor))
     yield f"    release digest {run.release_digest}"
     yield f"    rule {run.rule}, {len(run.input_set)} instances of revision {run.study_revision}, run key {run.run_key[:16]}"
-    yield from (f"    {line}" for line in _course(run))
+    yield from (f"    {line}" for line in _course(run, due_by))
     for delivery in story.deliveries:
         yield from (f"    {line}" for line in _delivery(delivery))
     if run.state == "COMPLETED" and not story.deliveries and not run.shadow:
         yield f"    not delivered: {'superseded while it ran' if not run.delivered else 'its rule names no destination'}"
 
 
-def _course(run: RunRecord) -> Iterator[str]:
+def _course(run: RunRecord, due_by: float | None = None) -> Iterator[str]:
     if run.state == "SCHEDULED" and run.device == "outside":
         yield "waits for somebody outside to claim it; see: dicom-node workitem list --state SCHEDULED"
     if run.started_at is not None:
         took = f", took {run.finished_at - run.started_at:.1f} s" if run.finished_at is not None else ""
-        yield f"started {moment(run.started_at)} on {run.device}{took}"
+        due = f", due by {moment(due_by)}" if due_by is not None and run.finished_at is None else ""
+        yield f"started {moment(run.started_at)} on {run.device}{took}{due}"
     if run.timings:
         yield "seconds: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in run.timings.items())
     if run.predecessor_pk is not None:

@@ -114,7 +114,9 @@ class InferHandler(NodeHandler):
         log.info("run.started", run=run.pk, bundle=run.bundle, release=run.release_digest[:12], device=self._executor.device)
         prepared = self._request(run)
         if isinstance(prepared, Request):
-            answer = yield Asked(prepared, prepared.deadline or self._config.executor.deadline, job.transaction_uid)
+            deadline = prepared.deadline or self._config.executor.deadline
+            self._queue.due(job, self._clock() + deadline)
+            answer = yield Asked(prepared, deadline, job.transaction_uid)
         else:
             answer = prepared
         if answer.code == "canceled":

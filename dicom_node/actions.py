@@ -13,6 +13,7 @@ from dicom_node import nudge
 from dicom_node.errors import CommandFailed, UsageError
 from storage import ambiguities, chains, commitments, completion, deliveries, feedback, index, recalls, releases, runs, workitem_runs
 from storage.errors import NotFound
+from storage.flags import stops
 from storage.jobs import JobQueue
 from storage.rule_facts import HELD
 
@@ -175,7 +176,7 @@ def choose_series(
         if study is None:
             raise NotFound(f"no study {uid}")
         ambiguities.choose(connection, study.study_uid, rule, model, series, of_input=input, by=who, reason=why, now=now)
-        if study.flag or study.state != "COMPLETE":
+        if stops(study.flag) or study.state != "COMPLETE":
             return study.study_uid, None
         again = {"salt": "", "by": who, "reason": why, "rule": rule, "model": model}
         job = completion.route_again(connection, JobQueue(database), study.study_uid, actor=who, why=why, now=now, more={"again": again})

@@ -205,14 +205,15 @@ class RetentionTable(Table):
 
 class ExecutorTable(Table):
     """Where models run. ``deadline`` ends a run that takes longer; ``attempts`` is how often a crashed one is tried again; ``memory`` is
-    what a child on the CPU may take (its address space); ``batch`` is how many single 2-D images of one model that wait at the same time
-    go through its network together, where memory allows."""
+    what a child on the CPU may take (its address space); ``memory_wait`` is how long a run waits for memory that other work has;
+    ``batch`` is how many single 2-D images of one model that wait at the same time go through its network together, where memory allows."""
 
     kind: Literal["inline", "process"] = "process"
     devices: Annotated[tuple[Device, ...], Field(min_length=1)] = ("cpu",)
     threads: Annotated[int, Field(ge=1)] | None = None
     memory: Size | None = None
     batch: Annotated[int, Field(ge=1, le=256)] = 8
+    memory_wait: Duration = 600.0
     deadline: Duration = 1800.0
     attempts: Annotated[int, Field(ge=1)] = 3
     backoff: Duration = 5.0

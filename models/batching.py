@@ -16,13 +16,15 @@ import torch
 
 from models.errors import ModelError, OutOfMemory
 from models.ladder import Rung
+from models.memory import Course
 from models.volume import Volume
 
 
 @dataclass(eq=False)
 class Prepared:
     """A volume whose preprocessing is done, on its way through the network. Times in seconds; ``around`` is what the inferer took beside
-    the network; ``error`` is why the network was not applied; ``together`` is how many images went through it at once."""
+    the network; ``course`` is how it came to be applied on its ``rung``; ``error`` is why it was not; ``together`` is how many images went
+    through it at once."""
 
     volume: Volume
     data: dict[str, Any]
@@ -31,6 +33,7 @@ class Prepared:
     forward: float = 0.0
     around: float = 0.0
     rung: Rung = Rung.AS_CONFIGURED
+    course: Course | None = None
     error: ModelError | None = None
     together: int = 1
 
@@ -41,7 +44,7 @@ class Network(Protocol):
     image: str
 
     def infer_together(self, several: Sequence[dict[str, Any]]) -> None: ...
-    def infer_somehow(self, data: dict[str, Any]) -> Rung: ...
+    def infer_somehow(self, data: dict[str, Any]) -> tuple[Rung, Course]: ...
 
 
 def apply_together(network: Network, prepared: Sequence[Prepared]) -> None:
@@ -78,6 +81,6 @@ def _apply(network: Network, group: Sequence[Prepared]) -> None:
 
 def _alone(network: Network, one: Prepared) -> None:
     try:
-        one.rung = network.infer_somehow(one.data)
+        one.rung, one.course = network.infer_somehow(one.data)
     except ModelError as error:
         one.error = error

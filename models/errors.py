@@ -15,6 +15,9 @@ No message ever carries patient identity: UIDs, numbers and file names of the bu
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
+
+from models.memory import Course
 
 
 class ModelError(Exception):
@@ -114,4 +117,23 @@ class InferenceFailed(ModelError):
 
 
 class OutOfMemory(InferenceFailed):
-    """The device has too little memory for this model and input."""
+    """The device has too little memory for this model and input.
+
+    Parameters
+    ----------
+    course
+        What was known and tried, where it came to applying the network.
+    later
+        Nothing was tried: what is free does not suffice, and will when other work has ended.
+    final
+        By what is known it will never fit here: trying again does not help.
+    """
+
+    def __init__(self, stage: str, message: str, course: Course | None = None, *, later: bool = False, final: bool = False) -> None:
+        super().__init__(stage, message)
+        self.course = course
+        self.later = later
+        self.final = final
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.stage, self.message, self.course), {"later": self.later, "final": self.final}

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from models.memory import Course
+
 
 @dataclass(frozen=True)
 class Code:
@@ -118,6 +120,8 @@ class Prediction:
         Frame numbers (from 1) in volume order of an enhanced object; all 1 for single-frame sources.
     memory
         How the network was applied otherwise than configured because memory did not suffice; empty: as configured.
+    course
+        What was known of the memory it takes, and what was measured.
     """
 
     model: ModelIdentity
@@ -129,6 +133,7 @@ class Prediction:
     device: str
     timings: Timings
     memory: str = ""
+    course: Course | None = None
 
     @property
     def empty(self) -> bool:

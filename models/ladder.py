@@ -1,7 +1,7 @@
 """What a run does when its device has too little memory: fewer windows at a time, stitching on the CPU, all of it on the CPU.
 
 Each rung gives the same result to the precision of the arithmetic; it only takes longer. A model that is no sliding window has but the
-first and the last.
+first and the last. Which one a volume is begun on follows from what was measured before (`models.memory`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from monai.inferers.inferer import SlidingWindowInferer
-
-ALIKE = 0.8  # of the voxels of a volume that did not fit: from there on another one is not tried as configured either
 
 
 class Rung(Enum):
@@ -56,15 +54,3 @@ class Configured:
         stitched = rung is Rung.STITCHED
         inferer.device = torch.device("cpu") if stitched else self.device
         inferer.sw_device = device if stitched else self.window_device
-
-
-@dataclass
-class Memory:
-    """What is known of a model on a device: the rung that last sufficed, and for how many voxels the one above did not."""
-
-    rung: Rung = Rung.AS_CONFIGURED
-    voxels: int = 0
-
-    def first(self, voxels: int) -> Rung:
-        """Where a volume of so many voxels is begun."""
-        return self.rung if voxels >= ALIKE * self.voxels else Rung.AS_CONFIGURED

@@ -28,7 +28,9 @@ from models.batching import Prepared, apply_together
 from models.bundle import Bundle
 from models.errors import BundleInvalid, InferenceFailed, ModelError, OutOfMemory
 from models.findings import Prediction, Timings
-from models.ladder import Configured, Memory, Rung, rungs
+from models.ladder import Configured, Rung, rungs
+from models.memory import Choice, Course, Profile, Room, Use, choose
+from models.meters import Meter, meter_of
 from models.networks import Stopwatch, TimedNetwork, load_state
 from models.output import identity_of, read_output
 from models.reader import PLACEHOLDER, Axes, Stack, VolumeReader
@@ -56,6 +58,8 @@ class Predictor:
         Threads of a CPU network; torch's own choice by default.
     expected_digest
         The release digest that was recorded for this bundle. Another one is refused before anything runs.
+    meters
+        What reads the memory of a device.
     """
 
     def __init__(
@@ -66,12 +70,14 @@ class Predictor:
         cache: Path | None = None,
         threads: int | None = None,
         expected_digest: str | None = None,
+        meters: Callable[[torch.device], Meter] = meter_of,
     ) -> None:
         self.bundle = bundle
         self.device = device
         self.cache = cache
         self.threads = threads
         self.expected_digest = expected_digest
+        self.meters = meters
         self._stages: _Stages | None = None
 
     def load(self) -> float:
@@ -84,11 +90,11 @@ class Predictor:
         _prepare_device(self.device, self.threads)
         weights = resolve_weights(self.bundle, self.cache)
         with _stage("load"), _quiet_readers(), _importable(self.bundle.root):
-            self._stages = _Stages(self.bundle, self.device, weights)
+            self._stages = _Stages(self.bundle, self.device, weights, self.meters)
         return time.perf_counter() - started
 
-    def predict(self, volume: Volume) -> Prediction:
-        """Run on one volume.
+    def predict(self, volume: Volume, known: Sequence[Use] = ()) -> Prediction:
+        """Run on one volume. ``known``: what this model's runs took of memory before, here or elsewhere.
 
         Raises
         ------
@@ -98,7 +104,7 @@ class Predictor:
             A stage raised; OutOfMemory when the device was too small.
         """
         prepared = self.prepare(volume)
-        self.apply([prepared])
+        self.apply([prepared], known)
         return self.finish(prepared)
 
     def prepare(self, volume: Volume) -> Prepared:
@@ -115,21 +121,22 @@ class Predictor:
             data = self._warm.preprocess(volume)
         return Prepared(volume, data, load, time.perf_counter() - started)
 
-    def apply(self, prepared: Sequence[Prepared]) -> None:
+    def apply(self, prepared: Sequence[Prepared], known: Sequence[Use] = ()) -> None:
         """The second part, of one volume, or of several at once where the bundle allows it (:attr:`models.bundle.Bundle.batches`).
 
-        Of several, none raises here: :meth:`finish` raises what came of each.
+        Of several, none raises here: :meth:`finish` raises what came of each. ``known``: as for :meth:`predict`.
 
         Raises
         ------
         NotApplicable, InferenceFailed
         """
         stages = self._warm
+        stages.profile.learn(known)
         stages.stopwatch.reset()
         started = time.perf_counter()
         with torch.inference_mode():
             if len(prepared) == 1:
-                prepared[0].rung = stages.infer_somehow(prepared[0].data)
+                prepared[0].rung, prepared[0].course = stages.infer_somehow(prepared[0].data)
             else:
                 apply_together(stages, prepared)
         inferred, forward = time.perf_counter() - started, stages.stopwatch.seconds
@@ -161,6 +168,7 @@ class Predictor:
             device=str(stages.device),
             timings=timings,
             memory="" if prepared.rung is Rung.AS_CONFIGURED else f"too little memory as configured: {prepared.rung.value}",
+            course=prepared.course,
         )
 
     @property
@@ -196,10 +204,10 @@ def run_model(bundle: Bundle, files: Sequence[ImageFile], device: str = "cpu", *
 class _Stages:
     """The parts of a bundle, instantiated."""
 
-    def __init__(self, bundle: Bundle, device: str, weights: dict[str, Path]) -> None:
+    def __init__(self, bundle: Bundle, device: str, weights: dict[str, Path], meters: Callable[[torch.device], Meter]) -> None:
         spec = bundle.dicom.run
         self.image, self.prediction = spec.image, spec.prediction
-        self.device = torch.device(device)
+        self.home = self.device = torch.device(device)
         self.stopwatch = Stopwatch()
         self.reader = VolumeReader(Axes(spec.axes))
         parser = ConfigParser(_served(bundle.inference), globals={"dicom_node_reader": self.reader})
@@ -211,8 +219,9 @@ class _Stages:
         self.preprocessing: Callable[..., Any] = parser.get_parsed_content(spec.preprocessing)
         self.postprocessing: Callable[..., Any] = parser.get_parsed_content(spec.postprocessing)
         self.configured = Configured.of(self.inferer)
-        self.rungs = rungs(self.inferer, self.device)
-        self.memory = Memory()
+        self.rungs = rungs(self.inferer, self.home)
+        self.profile = Profile()
+        self.meters = {device.type: meters(device) for device in (torch.device("cpu"), self.home)}
 
     def _network(self, parser: ConfigParser, name: str, states: Sequence[WeightSpec], weights: dict[str, Path]) -> TimedNetwork:
         network = parser.get_parsed_content(name)
@@ -234,26 +243,51 @@ class _Stages:
             self.reader.volume, self.reader.others = None, {}
         return data
 
-    def infer_somehow(self, data: dict[str, Any]) -> Rung:
+    def infer_somehow(self, data: dict[str, Any]) -> tuple[Rung, Course]:
         """Apply the network on the first rung whose memory suffices, and say which; OutOfMemory where none does."""
         voxels = int(data[self.image].numel()) if hasattr(data[self.image], "numel") else 0
-        tried = self.rungs[self.rungs.index(self.memory.first(voxels)) :]
-        for rung in tried:
-            try:
-                with _stage("forward"):
-                    self.infer(data, rung)
-            except OutOfMemory as error:
-                if rung is tried[-1]:
-                    ways = "; ".join(each.value for each in tried)
-                    raise OutOfMemory(error.stage, f"too little memory ({ways}); it needs a device or a limit with more") from error
-            else:
-                if rung is not Rung.AS_CONFIGURED:
-                    self.memory = Memory(rung, voxels)
-                return rung
+        uses: list[Use] = []
+        begun = choice = self._choose(self.rungs, voxels)
+        while choice.rung is not None:
+            rung = Rung(choice.rung)
+            uses.append(self._measured(data, rung, voxels))
+            self.profile.learn(uses[-1:])
+            if uses[-1].fitted:
+                return rung, Course(self.home.type, voxels, begun, tuple(uses))
             gc.collect()  # outside of the handler, whose traceback holds on to what did not fit
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        raise AssertionError("there is always a rung")
+            below = self.rungs[self.rungs.index(rung) + 1 :]
+            if not below:
+                break
+            choice = self._choose(below, voxels)
+        again = self._choose(self.rungs, voxels)
+        course = Course(self.home.type, voxels, begun, tuple(uses))
+        why = _too_little(uses, again)
+        raise OutOfMemory("forward", why, course, later=again.later, final=again.rung is None and not again.later)
+
+    def _choose(self, among: Sequence[Rung], voxels: int) -> Choice:
+        """What to do with a volume, by what is known and free."""
+        return choose([(self._kind(rung), rung.value) for rung in among], voxels, self.profile, self._room)
+
+    def _kind(self, rung: Rung) -> str:
+        return "cpu" if rung is Rung.ON_CPU else self.home.type
+
+    def _room(self, kind: str) -> Room:
+        return self.meters[kind].room()
+
+    def _measured(self, data: dict[str, Any], rung: Rung, voxels: int) -> Use:
+        """Apply the network on a rung, and tell what it took; whatever else it raises goes on."""
+        kind = self._kind(rung)
+        meter = self.meters[kind]
+        free = meter.room().free
+        meter.begin()
+        try:
+            with _stage("forward"):
+                self.infer(data, rung)
+        except OutOfMemory:
+            return Use(kind, rung.value, voxels, free, fitted=False)
+        return Use(kind, rung.value, voxels, meter.peak() or 0)
 
     def infer_together(self, several: Sequence[dict[str, Any]]) -> None:
         """Apply the network once, as configured, to inputs of one shape.
@@ -273,8 +307,7 @@ class _Stages:
                 data[self.prediction] = MetaTensor(output, meta=copy.deepcopy(image.meta)) if isinstance(image, MetaTensor) else output
 
     def infer(self, data: dict[str, Any], rung: Rung) -> None:
-        if rung is Rung.ON_CPU:
-            self._move_to_cpu()
+        self._move_to(torch.device("cpu") if rung is Rung.ON_CPU else self.home)
         if self.configured is not None:
             self.configured.apply(self.inferer, rung, self.device)
         image = data[self.image]
@@ -283,17 +316,24 @@ class _Stages:
         output = self.inferer(plain[None].to(at), self.networks[0])[0]
         data[self.prediction] = MetaTensor(output, meta=copy.deepcopy(image.meta)) if isinstance(image, MetaTensor) else output
 
-    def _move_to_cpu(self) -> None:
-        """From now on; what did not fit once is not tried there again while the model is warm."""
-        self.device = torch.device("cpu")
-        for network in self.networks:
-            network.to(self.device)
-        self.rungs = (Rung.ON_CPU,)
-        self.memory = Memory(Rung.ON_CPU)
+    def _move_to(self, device: torch.device) -> None:
+        """Put the networks where they are applied next."""
+        if device != self.device:
+            for network in self.networks:
+                network.to(device)
+            self.device = device
 
     def postprocess(self, data: dict[str, Any]) -> torch.Tensor:
         output = self.postprocessing(data)[self.prediction]
         return output if isinstance(output, torch.Tensor) else torch.as_tensor(np.asarray(output))
+
+
+def _too_little(uses: Sequence[Use], choice: Choice) -> str:
+    """Why a volume was not run, and what would help."""
+    helps = "it needs a device or a limit with more"
+    if uses:
+        return f"too little memory ({'; '.join(use.rung for use in uses)}); {helps}"
+    return f"too little memory is free now ({choice.why})" if choice.later else f"too little memory ({choice.why}); {helps}"
 
 
 def _served(inference: dict[str, Any]) -> dict[str, Any]:

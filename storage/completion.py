@@ -24,6 +24,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, fun
 from storage import audit
 from storage.associations import is_open
 from storage.database import Database
+from storage.flags import stops
 from storage.index import series_clause
 from storage.jobs import JobQueue, JobSpec
 from storage.matching import Wanted
@@ -170,7 +171,7 @@ def _received() -> ColumnElement[int]:
 def _record(connection: Connection, row: Row[Any], now: float, policy: CompletionPolicy, actor: str) -> CompletedStudy:
     count, digest = _input(connection, row.pk)
     reason = _reason(connection, row, now, policy, count)
-    held = f"not run: {row.flag}" if row.flag else None
+    held = f"not run: {row.flag}" if stops(row.flag) else None
     values = {"completed_revision": row.revision, "complete_reason": reason}
     connection.execute(update(study).where(study.c.pk == row.pk).values(**values))
     # A study that was deleted and sent again reaches the same revisions once more; its first life stays told in the audit trail.

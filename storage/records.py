@@ -173,6 +173,7 @@ class RunRecord:
     agreement: dict[str, Any] | None = None
     recalled_at: float | None = None
     recall_reason: str | None = None
+    memory: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Table
 
+from storage.flags import LACKS_MEMORY
 from storage.headers import Header
 from storage.schema import association, association_study, instance, location, patient, segment, series, study
 
@@ -303,7 +304,7 @@ def _raise_revision(execute: Execute, entries: Sequence[Entry], parents: dict[tu
     rows = execute(
         f"UPDATE study SET revision = revision + ?, {state}, "
         "last_received_at = CASE WHEN last_received_at < ? THEN ? ELSE last_received_at END"
-        f"{', flag = COALESCE(flag, ?)' if mixed else ''} WHERE pk = ? AND study_uid = ?{_HAS_SERIES * len(children)} RETURNING pk",
+        f"{_MIXED if mixed else ''} WHERE pk = ? AND study_uid = ?{_HAS_SERIES * len(children)} RETURNING pk",
         (
             *(len(entries), *values, newest, newest),
             *([MIXED_PATIENTS] if mixed else []),
@@ -326,6 +327,8 @@ def _imported(count: int, at: float) -> tuple[str, tuple[Any, ...]]:
     ), (count, at)
 
 
+# A flag that is there stays, unless it is the one that gives way.
+_MIXED = f", flag = COALESCE(CASE WHEN substr(flag, 1, {len(LACKS_MEMORY)}) <> '{LACKS_MEMORY}' THEN flag END, ?)"
 _HAS_SERIES = " AND EXISTS (SELECT 1 FROM series WHERE series.pk = ? AND series.series_uid = ? AND series.study_pk = study.pk)"
 
 

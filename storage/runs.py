@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import blake3
-from sqlalchemy import Connection, and_, exists, insert, select, update
+from sqlalchemy import Connection, and_, exists, insert, null, select, update
 
 from storage import audit, fair_share
 from storage.errors import NotFound
+from storage.flags import gives_way, lacks_memory
 from storage.jobs import AGEING, JobQueue, JobSpec
 from storage.records import RunRecord, from_row
 from storage.schema import emitted, instance, job, run, selection, study
@@ -252,7 +253,8 @@ def put_back(connection: Connection, pk: int, reason: str) -> None:
 def reopen_run(connection: Connection, pk: int) -> None:
     """Put a failed or canceled run back to be tried again (its job was requeued)."""
     ended = and_(run.c.pk == pk, run.c.state.in_(["FAILED", "CANCELED"]))
-    connection.execute(update(run).where(ended).values(state="SCHEDULED", reason=None, finished_at=None, delivered=True))
+    connection.execute(update(run).where(ended).values(state="SCHEDULED", reason=None, finished_at=None, delivered=True, memory=null()))
+    unflag_too_large(connection, get_run(connection, pk))
 
 
 def _finish(connection: Connection, pk: int, state: str, now: float | None, **values: Any) -> RunRecord:
@@ -288,8 +290,25 @@ def live_beside(connection: Connection, looking_on: RunRecord) -> RunRecord | No
 
 
 def flag_study(connection: Connection, study_uid: str, reason: str) -> None:
-    """Mark a study for a person to look at; a flag that is there already stays."""
-    connection.execute(update(study).where(study.c.study_uid == study_uid, study.c.flag.is_(None)).values(flag=reason))
+    """Mark a study for a person to look at; a flag that is there already stays, unless it gives way."""
+    connection.execute(update(study).where(study.c.study_uid == study_uid, gives_way()).values(flag=reason))
+
+
+def flag_too_large(connection: Connection, record: RunRecord, reason: str) -> None:
+    """Mark the study of a run whose model it did not fit, where nothing else is to be said of it."""
+    lacks = f"{lacks_memory(record.bundle)} {reason}"
+    connection.execute(update(study).where(study.c.study_uid == record.study_uid, study.c.flag.is_(None)).values(flag=lacks))
+
+
+def unflag_too_large(connection: Connection, record: RunRecord) -> None:
+    """Take that mark away: the model is tried again, or ran after all."""
+    lacks = study.c.flag.startswith(lacks_memory(record.bundle), autoescape=True)
+    connection.execute(update(study).where(study.c.study_uid == record.study_uid, lacks).values(flag=None))
+
+
+def keep_memory(connection: Connection, pk: int, memory: Mapping[str, Any]) -> None:
+    """Note with a run what was known of the memory it takes, what was chosen, and what was measured."""
+    connection.execute(update(run).where(run.c.pk == pk).values(memory=dict(memory)))
 
 
 def cancel_older(

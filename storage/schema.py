@@ -28,6 +28,7 @@ from storage.schema_ambiguities import ambiguity
 from storage.schema_base import Big, Bytewise, metadata, pk_column
 from storage.schema_chains import run_wait
 from storage.schema_feedback import feedback
+from storage.schema_memory import memory_use
 from storage.schema_priors import prior_study
 from storage.schema_workitem_reporters import workitem_reporter
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
@@ -57,6 +58,7 @@ __all__ = [
     "job",
     "job_event",
     "location",
+    "memory_use",
     "metadata",
     "model_release",
     "patient",
@@ -432,6 +434,7 @@ run = Table(
     Column("agreement", JSON),  # ... and how far the two agree
     Column("recalled_at", Float),  # its release was recalled: the result is kept, and must not be used
     Column("recall_reason", Text),
+    Column("memory", JSON),  # what was known of the memory it takes, what was chosen and why, and what was measured
 )
 Index("ix_run_shadow", run.c.release_pk, sqlite_where=text("shadow"), postgresql_where=text("shadow"))
 

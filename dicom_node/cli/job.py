@@ -60,13 +60,17 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
+    from dicom_node.cli.story import memory_of
+    from storage import runs
     from storage.jobs import JobQueue
 
     with index_of(configuration(arguments)) as database:
         queue = JobQueue(database)
         found, events = queue.get(arguments.job), queue.events(arguments.job)
+        with database.read() as connection:
+            run = runs.get_run(connection, int(found.payload["run_pk"])) if found.kind == "infer" else None
     if arguments.json:
-        output.data({"job": found, "events": events})
+        output.data({"job": found, "events": events, **({"memory": run.memory} if run else {})})
         return
     form = f", {found.payload['form']}" if found.payload.get("form") else ""
     output.line(f"Job {found.pk} {found.kind} ({found.queue}{form}): {found.state}, attempt {found.attempts} of {found.max_attempts}")
@@ -74,6 +78,8 @@ def _show(arguments: argparse.Namespace) -> None:
         output.line(f"  due by {output.moment(found.due_by)}, else it is ended")
     if found.error:
         output.line(f"  {found.error}")
+    for text in memory_of(run) if run else ():
+        output.line(f"  {text}")
     for event in events:
         output.line(f"  {output.moment(event.at)}  {event.state}  {event.detail or ''}  {event.worker or ''}".rstrip())
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_node.cli import model_evaluate, model_features, model_preview, model_train, output
 from dicom_node.cli.common import command, group, with_json
+from dicom_node.cli.model_memory import memory_of, told_memory
 from dicom_node.config import Config, find_file, load
 from dicom_node.errors import EXIT_FAILED, EXIT_OK, CommandFailed
 
@@ -101,10 +102,12 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    _, bundle = _bundle(arguments)
+    config, bundle = _bundle(arguments)
     spec = bundle.dicom
+    memory = memory_of(config, bundle.digest)
     if arguments.json:
-        output.data({"name": bundle.name, "version": bundle.version, "digest": bundle.digest, "dicom": spec.model_dump(mode="json")})
+        about = {"name": bundle.name, "version": bundle.version, "digest": bundle.digest}
+        output.data({**about, "dicom": spec.model_dump(mode="json"), "memory": memory})
         return
     output.line(f"{bundle.name} {bundle.version}, by {spec.model.manufacturer}")
     output.line(f"  {spec.model.intended_use}")
@@ -123,6 +126,8 @@ def _show(arguments: argparse.Namespace) -> None:
         output.line(f"  {measurement.name.meaning}{of} in {measurement.unit.value}")
     for classification in spec.classification:
         output.line(f"  {classification.label}: {classification.positive.meaning} or {classification.negative.meaning}")
+    for text in told_memory(memory):
+        output.line(text)
 
 
 def _validate(arguments: argparse.Namespace) -> int:

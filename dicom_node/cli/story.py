@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dicom_node.cli.output import moment, size
+from models.memory import told
 from storage.standing import successors
 
 if TYPE_CHECKING:
@@ -133,12 +134,26 @@ def _course(run: RunRecord, due_by: float | None = None) -> Iterator[str]:
         yield f"started {moment(run.started_at)} on {run.device}{took}{due}"
     if run.timings:
         yield "seconds: " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in run.timings.items())
+    yield from memory_of(run)
     if run.predecessor_pk is not None:
         yield f"replaces run {run.predecessor_pk}"
     if run.shadow:
         yield from _beside(run)
         return
     yield from _findings(run.findings or {})
+
+
+def memory_of(run: RunRecord) -> Iterator[str]:
+    """What was known of the memory that a run takes, where it began because of it, and what it took."""
+    memory = run.memory
+    if not memory:
+        return
+    began = f"began {memory['began']}" if memory["began"] else "waits for room" if run.state == "SCHEDULED" else "not begun"
+    yield f"memory: {began}, {memory['voxels']} voxels on {memory['device']}: {memory['why']}"
+    if memory["did_not_fit"]:
+        yield f"memory: did not suffice {', '.join(memory['did_not_fit'])}"
+    if memory["taken"]:
+        yield f"memory: took {told(memory['taken'])} {memory['applied']}"
 
 
 def _beside(run: RunRecord) -> Iterator[str]:

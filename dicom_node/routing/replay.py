@@ -12,6 +12,7 @@ from dicom_node.config import Config
 from dicom_node.releases.resolve import resolve
 from dicom_node.routing.look import look
 from dicom_node.routing.plan import Plan, make_plan, peers_of
+from storage.flags import stops
 from storage.rule_facts import Done, completed_since, done_with
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def differences(plan: Plan, done: Done) -> Iterator[Difference]:
     """Where a plan and what was done with the study part."""
     uid = plan.study_uid
     held = bool(plan.holds)
-    flagged = bool(done.flag) and not done.held  # nothing more is done with it, whatever the rules say
-    waits = held and not (done.held and done.flag is None)  # what was released went on
+    flagged = stops(done.flag) and not done.held  # nothing more is done with it, whatever the rules say
+    waits = held and not (done.held and not stops(done.flag))  # what was released went on
     if held and not done.held:
         yield Difference(uid, "+", "hold", "; ".join(f"rule {said.rule}: {said.text}" for said in plan.holds))
     if done.held and not held:

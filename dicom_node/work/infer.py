@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -16,6 +17,7 @@ from dicom_node.releases.resolve import bundle_of_run, evaluation_line
 from dicom_node.results.context import EncodedObject, Outcome, ResultContext
 from dicom_node.results.forms import beyond_the_record, chosen_for
 from dicom_node.results.uids import device_uid, instance_uid, series_uid
+from dicom_node.work import admission
 from dicom_node.work.chaining import follow
 from dicom_node.work.executors import Asked, Executor
 from dicom_node.work.handler import NodeHandler
@@ -121,6 +123,8 @@ class InferHandler(NodeHandler):
             answer = prepared
         if answer.code == "canceled":
             raise Released("the run was ended before its time")
+        if self._waits_for_room(job, run, answer):
+            return
         try:
             self._settle(job, run, answer)
         except QuarantineConflict as error:
@@ -150,6 +154,21 @@ class InferHandler(NodeHandler):
                 self._queue.complete(connection, job, "the run had ended already")
             return run
 
+    def _waits_for_room(self, job: ClaimedJob, run: RunRecord, answer: Answer) -> bool:
+        """Keep what the run took of memory; one that finds no room now is put back, for so long as the configuration says."""
+        if answer.course is None:
+            return False
+        now = self._clock()
+        with self._database.begin() as connection:
+            self._queue.fence(connection, job)
+            waited = admission.keep(connection, run, answer, now=now)
+            if answer.code != admission.NO_ROOM or waited >= self._config.executor.memory_wait:
+                return False
+            self._queue.retry(job, answer.reason, delay=admission.WAIT, count_attempt=False, connection=connection)
+            runs.put_back(connection, run.pk, answer.reason)
+        log.info("run.waits_for_memory", run=run.pk, seconds=round(waited))
+        return True
+
     def _already_there(self, job: ClaimedJob, run: RunRecord, why: str) -> None:
         """The archive holds the run's objects: another worker, that has the job now or had it before, was quicker."""
         with self._database.begin() as connection:
@@ -175,6 +194,8 @@ class InferHandler(NodeHandler):
             images, others = by_input(bundle, run, self._image)
         except (BundleInvalid, NotFound, Damaged) as error:
             return Answer(Outcome.FAILED, str(error), type(error).__name__)
+        with self._database.read() as connection:
+            memory = admission.known(connection, run.release_digest)
         return Request(
             str(bundle.root),
             run.release_digest,
@@ -182,6 +203,7 @@ class InferHandler(NodeHandler):
             self._context(run, bundle),
             deadline=bundle.dicom.run.deadline,
             others=others,
+            memory=memory,
             watch=run.release_pk is not None,
             beside=self._beside(run) if run.shadow else None,
         )
@@ -260,18 +282,21 @@ class InferHandler(NodeHandler):
 
     def _settle_failure(self, job: ClaimedJob, run: RunRecord, answer: Answer) -> None:
         log.warning("run.failed", run=run.pk, code=answer.code)  # the reason, in the run's row, may be a model's own text
-        if answer.passing and job.attempts < job.max_attempts:
+        if answer.passing and answer.code != admission.NO_ROOM and job.attempts < job.max_attempts:
             with self._database.begin() as connection:
                 self._queue.retry(job, answer.reason, connection=connection)
                 runs.put_back(connection, run.pk, answer.reason)
             return
-        self._finish(job, run, self._negative(run, answer), lambda c: self._failed(c, job, run, answer.reason), negative=True)
+        if answer.code == admission.NO_ROOM:
+            answer = replace(answer, reason=f"it waited {self._config.executor.memory_wait:.0f} s in vain: {answer.reason}")
+        self._finish(job, run, self._negative(run, answer), lambda c: self._failed(c, job, run, answer), negative=True)
 
     def _completed(self, connection: Connection, job: ClaimedJob, run: RunRecord, answer: Answer) -> RunRecord:
         ended = runs.complete_run(
             connection, run.pk, device=answer.device or self._executor.device, timings=answer.timings, findings=dict(answer.findings),
             reason=answer.reason or None, now=self._clock(),
         )  # fmt: skip
+        admission.flag(connection, run, answer, final=False)
         if run.release_pk is not None and answer.inputs:
             release_watch.record_input(connection, run.release_pk, run.pk, answer.inputs, now=self._clock())
         if run.shadow and answer.beside is not None:
@@ -285,9 +310,10 @@ class InferHandler(NodeHandler):
         self._queue.complete(connection, job, f"not applicable: {reason}")
         return ended
 
-    def _failed(self, connection: Connection, job: ClaimedJob, run: RunRecord, reason: str) -> RunRecord:
-        ended = runs.fail_run(connection, run.pk, reason, now=self._clock())
-        self._queue.fail(job, reason, connection=connection)
+    def _failed(self, connection: Connection, job: ClaimedJob, run: RunRecord, answer: Answer) -> RunRecord:
+        ended = runs.fail_run(connection, run.pk, answer.reason, now=self._clock())
+        admission.flag(connection, run, answer, final=True)
+        self._queue.fail(job, answer.reason, connection=connection)
         return ended
 
     def _finish(self, job: ClaimedJob, run: RunRecord, objects: Sequence[EncodedObject], settle: Settle, *, negative: bool = False) -> None:

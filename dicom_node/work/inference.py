@@ -20,6 +20,8 @@ from models.errors import GeometryRefused, InferenceFailed, ModelError, NotAppli
 if TYPE_CHECKING:
     from models.batching import Prepared
     from models.findings import Prediction
+    from models.memory import Course, Use
+    from models.meters import Meter
     from models.predict import Predictor
     from models.spec import DicomSpec
     from models.volume import Volume
@@ -75,6 +77,7 @@ class Request:
     watch: bool = False
     beside: Beside | None = None
     deadline: float | None = None  # the model's own, in seconds
+    memory: tuple[Use, ...] = ()  # what this release's runs took before
     others: tuple[tuple[FilePart, ...], ...] = ()  # the images of a model's further inputs, in its order; none of one that is missing
 
 
@@ -94,6 +97,7 @@ class Answer:
     beside: int | None = None  # of one that looks on: the run that it was compared with, and how far they agree
     agreement: Mapping[str, Any] = field(default_factory=dict)
     device: str = ""
+    course: Course | None = None  # how the network came to be applied, where it came to that
     together: int = 1  # how many runs' images went through the network in the same pass
 
 
@@ -110,8 +114,11 @@ class _Read:
 class Runner:
     """Carries out runs on one device, and keeps its models warm between them."""
 
-    def __init__(self, device: str, *, cache: Path | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, device: str, *, cache: Path | None = None, threads: int | None = None, meters: Callable[[Any], Meter] | None = None
+    ) -> None:
         self.device = device
+        self._meters = meters
         self._cache = cache
         self._threads = threads
         self._warm: dict[str, Predictor] = {}
@@ -138,7 +145,8 @@ class Runner:
             else:
                 read[number] = got
         for predictor in {id(each.predictor): each.predictor for each in read.values()}.values():
-            predictor.apply([each.prepared for each in read.values() if each.predictor is predictor])
+            alike = {number: each for number, each in read.items() if each.predictor is predictor}
+            predictor.apply([each.prepared for each in alike.values()], requests[min(alike)].memory)
         for number in list(read):
             yield number, self._attempt(partial(self._answer, requests[number], read.pop(number)))
 
@@ -150,8 +158,11 @@ class Runner:
         except NotApplicable as error:
             return Answer(Outcome.NOT_APPLICABLE, error.reason, error.code)
         except OutOfMemory as error:
+            final = error.final and len(self._warm) == 1  # else another model that is kept warm was in its way
             self._warm.clear()
-            return Answer(Outcome.FAILED, str(error), "out-of-memory", passing=True)
+            return Answer(
+                Outcome.FAILED, str(error), "no-room" if error.later else "out-of-memory", passing=not final, course=error.course
+            )
         except InferenceFailed as error:
             if _lacked_memory(error):
                 self._warm.clear()
@@ -162,7 +173,7 @@ class Runner:
 
     def _run(self, request: Request) -> Answer:
         read = self._read(request)
-        read.predictor.apply([read.prepared])
+        read.predictor.apply([read.prepared], request.memory)
         return self._answer(request, read)
 
     def _read(self, request: Request) -> _Read:
@@ -202,7 +213,8 @@ class Runner:
         inputs = _watched(request, volume)
         findings = shown(prediction, predictor.bundle.dicom)
         return Answer(
-            outcome, prediction.memory, objects=tuple(objects), findings=findings, timings=timings, inputs=inputs, device=prediction.device,
+            outcome, prediction.memory, objects=tuple(objects), findings=findings, timings=timings, inputs=inputs,
+            device=prediction.device, course=prediction.course,
             together=read.prepared.together,
         )  # fmt: skip
 
@@ -223,10 +235,14 @@ class Runner:
         if beside.run_pk is not None:
             agreement = compare(prediction, [part.open() for part in beside.segmentations], beside.findings)
         inputs = _watched(request, volume)
-        return Answer(outcome, findings=shown(prediction), timings=timings, inputs=inputs, beside=beside.run_pk, agreement=agreement)
+        return Answer(
+            outcome, findings=shown(prediction), timings=timings, inputs=inputs,
+            beside=beside.run_pk, agreement=agreement, course=prediction.course,
+        )  # fmt: skip
 
     def _predictor(self, request: Request) -> Predictor:
         from models.bundle import load_bundle
+        from models.meters import meter_of
         from models.predict import Predictor
 
         known = self._warm.pop(request.release_digest, None)
@@ -234,7 +250,10 @@ class Runner:
             while len(self._warm) >= WARM_MODELS:
                 del self._warm[next(iter(self._warm))]
             bundle = load_bundle(request.bundle_root)
-            known = Predictor(bundle, self.device, cache=self._cache, threads=self._threads, expected_digest=request.release_digest)
+            known = Predictor(
+                bundle, self.device, cache=self._cache, threads=self._threads, expected_digest=request.release_digest,
+                meters=self._meters or meter_of,
+            )  # fmt: skip
         self._warm[request.release_digest] = known
         return known
 

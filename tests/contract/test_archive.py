@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from storage.archive import Archive, ArchiveSettings, EmittedObject, Outcome, Receipt, Source
 from storage.database import Database
@@ -387,6 +387,15 @@ def test_a_study_with_two_patients_is_flagged(archive: Archive) -> None:
     put(archive, *image(1))
     put(archive, *image(2, patient_id="P2"))
     assert revision(archive)[2]
+
+
+@pytest.mark.parametrize(("flag", "kept"), [("held for review (x)", True), ("too little memory for model x: y", False)])
+def test_two_patients_outweigh_a_flag_that_stops_nothing(archive: Archive, database: Database, flag: str, kept: bool) -> None:
+    put(archive, *image(1))
+    with database.begin() as connection:
+        connection.execute(update(study).values(flag=flag))
+    put(archive, *image(2, patient_id="P2"))
+    assert (revision(archive)[2] == flag) is kept
 
 
 def test_whole_members_without_rows_are_indexed_and_torn_ones_vanish(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 from monai.inferers.inferer import SimpleInferer, SlidingWindowInferer
 
 from dicom_node.work.executors import ProcessExecutor
-from models.ladder import Configured, Memory, Rung, rungs
+from models.ladder import Configured, Rung, rungs
 from tests.integration.test_executors import request_for
 from tests.node import bright_series, command, rule, running, send, settings, uid_of
 from tests.tiny_bundle import tiny_bundle
@@ -115,5 +115,3 @@ def test_the_rungs_of_a_device() -> None:
     assert (windows.sw_batch_size, windows.device, windows.sw_device) == (1, cpu, cuda)
     configured.apply(windows, Rung.AS_CONFIGURED, cuda)
     assert (windows.sw_batch_size, windows.device, windows.sw_device) == (4, None, None)
-    known = Memory(Rung.ONE_WINDOW, 1000)
-    assert (known.first(900), known.first(500)) == (Rung.ONE_WINDOW, Rung.AS_CONFIGURED)

@@ -37,6 +37,7 @@ from dicom_node.web.pages.worklist import person, printable, years
 from storage import ambiguities, runs
 from storage.errors import NotFound
 from storage.feedback import REASONS, RESULT, Word, segmentations_received
+from storage.flags import LACKS_MEMORY
 from storage.patient_history import measured
 from storage.records import SeriesRecord
 from storage.rule_facts import HELD
@@ -130,7 +131,8 @@ class _Room:
             "names": person(study.patient_name), "age": years(study.birth_date, study.study_date), "clean": printable,
             "events": study_view.events_of(story), "reasons": study_view.REASONS, "verdicts": study_view.VERDICTS,
             "verdict_tones": study_view.VERDICT_TONES, "corrections": corrections, "choices": open_choices,
-            "held": (study.flag or "").startswith(HELD), "viewer": viewer_url(uid, first) if there else None, "install": INSTALL,
+            "held": (study.flag or "").startswith(HELD), "lacks_memory": (study.flag or "").startswith(LACKS_MEMORY),
+            "viewer": viewer_url(uid, first) if there else None, "install": INSTALL,
             "here": f"/studies/{uid}", "done": DONE.get(done, ""), "problem": problem, "chart": (study_view.WIDE, study_view.HIGH),
             "failed": {each.delivery.job_pk for each in self._failed(story)},
             "modalities": dict.fromkeys(each.series.modality for each in story.series if not _made_here(each.series)),

@@ -43,7 +43,7 @@ class Network(Protocol):
 
     image: str
 
-    def infer_together(self, several: Sequence[dict[str, Any]]) -> None: ...
+    def infer_together(self, several: Sequence[dict[str, Any]]) -> Course: ...
     def infer_somehow(self, data: dict[str, Any]) -> tuple[Rung, Course]: ...
 
 
@@ -63,14 +63,14 @@ def _apply(network: Network, group: Sequence[Prepared]) -> None:
         _alone(network, group[0])
         return
     try:
-        network.infer_together([each.data for each in group])
+        course = network.infer_together([each.data for each in group])
     except OutOfMemory:
         parts = [group[: len(group) // 2], group[len(group) // 2 :]]
     except ModelError:
         parts = [[each] for each in group]
     else:
         for each in group:
-            each.together = len(group)
+            each.together, each.course = len(group), course
         return
     gc.collect()  # outside of the handler, whose traceback holds on to what did not fit
     if torch.cuda.is_available():

@@ -10,12 +10,15 @@ from __future__ import annotations
 import copy
 import gc
 import logging
+import math
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +253,7 @@ class _Stages:
         begun = choice = self._choose(self.rungs, voxels)
         while choice.rung is not None:
             rung = Rung(choice.rung)
-            uses.append(self._measured(data, rung, voxels))
+            uses.append(self._measured(partial(self.infer, data, rung), rung, voxels))
             self.profile.learn(uses[-1:])
             if uses[-1].fitted:
                 return rung, Course(self.home.type, voxels, begun, tuple(uses))
@@ -276,7 +279,7 @@ class _Stages:
     def _room(self, kind: str) -> Room:
         return self.meters[kind].room()
 
-    def _measured(self, data: dict[str, Any], rung: Rung, voxels: int) -> Use:
+    def _measured(self, infer: Callable[[], None], rung: Rung, voxels: int) -> Use:
         """Apply the network on a rung, and tell what it took; whatever else it raises goes on."""
         kind = self._kind(rung)
         meter = self.meters[kind]
@@ -284,27 +287,41 @@ class _Stages:
         meter.begin()
         try:
             with _stage("forward"):
-                self.infer(data, rung)
+                infer()
         except OutOfMemory:
             return Use(kind, rung.value, voxels, free, fitted=False)
         return Use(kind, rung.value, voxels, meter.peak() or 0)
 
-    def infer_together(self, several: Sequence[dict[str, Any]]) -> None:
-        """Apply the network once, as configured, to inputs of one shape.
+    def infer_together(self, several: Sequence[dict[str, Any]]) -> Course:
+        """Apply the network once, as configured, to inputs of one shape; what is known of it as of one volume of all their voxels.
 
         Raises
         ------
         InferenceFailed
-            It does not take several, or gives another number of outputs; OutOfMemory when the device was too small.
+            It does not take several, or gives another number of outputs; OutOfMemory where too little memory is free by what is known, or
+            when it was too little.
         """
-        with _stage("forward"):
-            images = [data[self.image] for data in several]
-            plain = [image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image) for image in images]
-            outputs = self.inferer(torch.stack(plain).to(self.device), self.networks[0])
-            if not isinstance(outputs, torch.Tensor) or len(outputs) != len(several):
-                raise InferenceFailed("forward", f"the network does not give {len(several)} outputs for as many inputs")
-            for data, image, output in zip(several, images, outputs, strict=True):
-                data[self.prediction] = MetaTensor(output, meta=copy.deepcopy(image.meta)) if isinstance(image, MetaTensor) else output
+        voxels = sum(math.prod(data[self.image].shape) for data in several)
+        choice = self._choose([Rung.AS_CONFIGURED], voxels)
+        needed, room = choice.estimate, choice.room
+        if choice.rung is None or (needed is not None and room is not None and needed.needed > room.free):
+            raise OutOfMemory("forward", f"too little memory is free for {len(several)} images at once ({choice.why})")
+        use = self._measured(partial(self._infer_stacked, several), Rung.AS_CONFIGURED, voxels)
+        self.profile.learn([use])
+        if not use.fitted:
+            raise OutOfMemory("forward", f"too little memory for {len(several)} images at once")
+        told = replace(choice, why=f"{len(several)} images in one pass: {choice.why}")
+        return Course(self.home.type, voxels, told, (use,))
+
+    def _infer_stacked(self, several: Sequence[dict[str, Any]]) -> None:
+        self._move_to(self.home)
+        images = [data[self.image] for data in several]
+        plain = [image.as_tensor() if isinstance(image, MetaTensor) else torch.as_tensor(image) for image in images]
+        outputs = self.inferer(torch.stack(plain).to(self.device), self.networks[0])
+        if not isinstance(outputs, torch.Tensor) or len(outputs) != len(several):
+            raise InferenceFailed("forward", f"the network does not give {len(several)} outputs for as many inputs")
+        for data, image, output in zip(several, images, outputs, strict=True):
+            data[self.prediction] = MetaTensor(output, meta=copy.deepcopy(image.meta)) if isinstance(image, MetaTensor) else output
 
     def infer(self, data: dict[str, Any], rung: Rung) -> None:
         self._move_to(torch.device("cpu") if rung is Rung.ON_CPU else self.home)

@@ -33,18 +33,20 @@ import torch
 
 
 class Faulty(torch.nn.Module):
-    '''The identity. It lacks memory for more than so many images at once, and waits for ever in a pass of more than `alone` until `gate`
-    is there.'''
+    '''The identity. For more than `most` images at once it lacks memory, with more than `ends` it ends the process without a word, and with
+    more than one it waits until the file `gate` is there.'''
 
-    def __init__(self, most: int = 1000, gate: str = ''):
+    def __init__(self, most: int = 1000, ends: int = 1000, gate: str = ''):
         super().__init__()
-        self.most, self.gate = most, gate
+        self.most, self.ends, self.gate = most, ends, gate
 
     def forward(self, x):
         if self.gate and len(x) > 1:
             pathlib.Path(self.gate + '.entered').touch()
             while not pathlib.Path(self.gate).exists():
                 time.sleep(0.01)
+        if len(x) > self.ends:
+            os._exit(9)
         if len(x) > self.most:
             raise torch.OutOfMemoryError('as a device says it')
         return x

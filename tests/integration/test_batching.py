@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ from dicom_node.work.inference import Answer, Request, Runner
 from models.bundle import SHIPPED, load_bundle
 from models.predict import Predictor
 from models.stack import read_inputs
+from storage.schema import job as job_table
 from tests.dimse import until
 from tests.films import CRASHES, HANGS, RAISES, RULE, chest, faulty_bundle, film, requests_for
 from tests.node import StepNode, running, send, settings, uid_of
@@ -153,8 +156,29 @@ def test_films_that_do_not_fit_together_go_in_smaller_numbers(executor: ProcessE
     requests = requests_for(faulty_bundle(tmp_path, most=2), [film(shadows()) for _ in range(7)], tmp_path)
     found = answers(executor, requests)
     assert [each.outcome for each in found] == ["findings"] * 7
-    assert max(each.together for each in found) == 2
+    assert [each.together for each in found] == [1, 2, 2, 2, 2, 2, 2]
     assert {each.reason for each in found} == {""}
+    course = found[1].course
+    assert course is not None
+    assert course.shown()["voxels"] == 2 * 32 * 64
+    assert course.choice.why.startswith("2 images in one pass")
+
+
+def test_a_number_that_ends_the_process_is_not_tried_again(executor: ProcessExecutor, tmp_path: Path) -> None:
+    requests = requests_for(faulty_bundle(tmp_path, ends=2), [film(shadows()) for _ in range(5)], tmp_path)
+    first = answers(executor, requests)
+    assert [(each.outcome, each.together) for each in first] == [("findings", 1)] * 5
+    pid = executor.pid
+    second = answers(executor, requests)
+    assert [(each.outcome, each.together) for each in second] == [("findings", 2)] * 4 + [("findings", 1)]
+    assert executor.pid == pid
+
+
+def test_one_film_that_ends_the_process_does_not_keep_later_ones_apart(executor: ProcessExecutor, tmp_path: Path) -> None:
+    root = faulty_bundle(tmp_path)
+    answers(executor, requests_for(root, [film(shadows()), film(shadows(128, CRASHES)), film(shadows())], tmp_path))
+    found = answers(executor, requests_for(root, [film(shadows()) for _ in range(3)], tmp_path))
+    assert [each.together for each in found] == [3] * 3
 
 
 def test_inputs_of_other_shapes_go_in_passes_of_their_own(tmp_path: Path) -> None:
@@ -198,6 +222,39 @@ def test_a_child_killed_in_the_middle_loses_and_doubles_nothing(executor: Proces
             assert (told.run.state, told.run.reason) == ("COMPLETED", None)
             assert made_of(node, image) == 2
             assert node.infer._queue.get(told.run.job_pk or 0).attempts == 1
+
+
+def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    faulty_bundle(tmp_path / "bundles", gate=str(gate))
+    films = [film(shadows()) for _ in range(4)]
+    config = settings(tmp_path, more=RULE % "halves")
+    with running(config) as node:
+        for number, image in enumerate(films):
+            assert send(node, [image], tmp_path / f"in-{number}") == [0]
+        node.complete()
+        while node.route.step():
+            pass
+        called = [sys.executable, "-m", "dicom_node", "worker", "--device", "cpu", "--config", str(tmp_path / "node.toml")]
+        worker = subprocess.Popen(called, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            until(Path(f"{gate}.entered").exists, 120)
+        finally:
+            worker.kill()
+            worker.wait()
+        jobs = [node.story(uid_of([image])).runs[0].run.job_pk or 0 for image in films]
+        assert [node.infer._queue.get(job).state for job in jobs] == ["IN_PROGRESS"] * 4
+        with node.node.database.begin() as connection:
+            connection.execute(job_table.update().values(lease_until=0.0))  # as if that long had gone by
+        assert node.infer._queue.reclaim() == 4
+        gate.touch()
+        node.work()
+        for image, job in zip(films, jobs, strict=True):
+            (told,) = node.story(uid_of([image])).runs
+            assert told.run.state == "COMPLETED"
+            assert made_of(node, image) == 2
+            states = [event.state for event in node.infer._queue.events(job)]
+            assert states == ["SCHEDULED", "IN_PROGRESS", "SCHEDULED", "IN_PROGRESS", "COMPLETED"]
 
 
 def test_a_canceled_run_ends_alone(executor: ProcessExecutor, tmp_path: Path) -> None:

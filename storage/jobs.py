@@ -46,6 +46,9 @@ class JobState(Enum):
 # Seconds of waiting that outweigh a point of priority: nothing is starved. The order of two jobs never changes, so it is an index.
 AGEING = 60.0
 
+# Kinds of which one that failed goes behind all that was due before its next attempt: a form at which a peer hangs holds up no other.
+YIELDING = frozenset({"deliver"})
+
 LIVE = tuple(state.value for state in JobState if not state.final)
 
 
@@ -213,6 +216,9 @@ class JobQueue:
         with self._transaction(connection) as transaction:
             values = {"not_before": self._clock() + wait, "attempts": attempts, "error": error, "worker": None, "lease_until": None}
             self._leave(transaction, claimed, JobState.SCHEDULED, f"again in {wait:.0f} s: {error}", **values)
+            if count_attempt and claimed.kind in YIELDING:
+                behind = values["not_before"] - AGEING * job.c.priority
+                transaction.execute(update(job).where(job.c.pk == claimed.pk).values(rank=behind))
         return JobState.SCHEDULED
 
     def fail(self, claimed: ClaimedJob, error: str, *, connection: Connection | None = None) -> None:

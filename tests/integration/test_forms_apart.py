@@ -134,6 +134,18 @@ def test_a_form_at_which_the_peer_aborts_takes_no_other_with_it(tmp_path: Path, 
         assert pacs.taken == ["SR", "SC"]
 
 
+def test_a_form_that_fails_again_and_again_goes_behind_the_others(tmp_path: Path, pacs: Pacs) -> None:
+    pacs.answer = lambda kind, association: 0xA700 if kind == "SEG" else 0x0000
+    with with_a_study(tmp_path / "node", pacs) as (node, study):
+        for _ in range(3):  # there is no wait between two attempts here: the SEG is due at once
+            assert node.deliveries[0].step()
+        assert pacs.tried == ["SEG", "SR", "SC"]
+        assert states(node, study) == {"SEG": "SCHEDULED", "SR": "DELIVERED", "SC": "DELIVERED"}
+        pacs.answer = lambda kind, association: 0x0000
+        deliver(node)
+        assert states(node, study)["SEG"] == "DELIVERED"
+
+
 def test_a_form_that_is_refused_for_good_is_its_own_dead_letter(tmp_path: Path, pacs: Pacs) -> None:
     pacs.answer = lambda kind, association: 0xC000 if kind == "SEG" else 0x0000
     with with_a_study(tmp_path / "node", pacs) as (node, study):

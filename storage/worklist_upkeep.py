@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, exists, func, insert, select, update
 
 from storage.database import Database
 from storage.names import fold_name
@@ -89,7 +89,8 @@ def _refresh(connection: Connection, uids: Sequence[str], now: float) -> list[st
     about = about.add_columns(patient.c.patient_id, patient.c.birth_date, patient.c.sex).join(patient, patient.c.pk == study.c.patient_pk)
     studies = connection.execute(about.where(study.c.study_uid.in_(uids))).all()
     pks = [row.pk for row in studies]
-    modalities = _grouped(connection.execute(select(series.c.study_pk, series.c.modality).where(series.c.study_pk.in_(pks))))
+    received = exists().where(instance.c.series_pk == series.c.pk, instance.c.origin != "emitted").label("received")
+    kinds = _grouped(connection.execute(select(series.c.study_pk, series.c.modality, received).where(series.c.study_pk.in_(pks))))
     counted = select(instance.c.study_pk, func.count()).where(instance.c.study_pk.in_(pks), instance.c.origin != "emitted")
     counts = {row[0]: row[1] for row in connection.execute(counted.group_by(instance.c.study_pk))}
     runs, deliveries, rejected = _runs(connection, uids), _deliveries(connection, uids), _rejected(connection, uids)
@@ -100,7 +101,7 @@ def _refresh(connection: Connection, uids: Sequence[str], now: float) -> list[st
     for row in studies:
         before = known.get(row.pk)
         values = {
-            **_study(row, [each.modality for each in modalities.get(row.pk, ())], counts.get(row.pk, 0)),
+            **_study(row, kinds.get(row.pk, ()), counts.get(row.pk, 0)),
             **_of_runs(runs.get(row.study_uid, ()), rejected),
             **_of_deliveries(deliveries.get(row.study_uid, ())),
             "changed_at": now,
@@ -125,8 +126,9 @@ _CHANGE = (
 )
 
 
-def _study(row: Row[Any], modalities: Sequence[str], instances: int) -> dict[str, Any]:
-    images = sorted(set(modalities) - NOT_IMAGES) or sorted(set(modalities) - {""})
+def _study(row: Row[Any], kinds: Sequence[Row[Any]], instances: int) -> dict[str, Any]:
+    given = {each.modality for each in kinds if each.received}  # what this node made of it is no modality of the study
+    images = sorted(given - NOT_IMAGES) or sorted(given - {""})
     searched = (
         row.name_key, row.name_ideographic_key, row.name_phonetic_key,
         folded(row.patient_id), folded(row.accession_number), folded(row.study_description),
@@ -145,7 +147,7 @@ def _study(row: Row[Any], modalities: Sequence[str], instances: int) -> dict[str
         "description": row.study_description,
         "accession_number": row.accession_number,
         "modalities": "\\".join(["", *images, ""]) if images else "",
-        "series": len(modalities),
+        "series": len(kinds),
         "instances": instances,
         "state": row.state,
         "flag": row.flag,

@@ -219,7 +219,8 @@ class DeliverHandler:
         elif any(row.state == "REFUSED" for row in rows):
             self._finish(job, delivery, *self._refused(delivery, peer, rows))
         else:
-            told = (f"{len(rows)} objects answered", "de-identified" if copied else "", commitment.detail)
+            count = "1 object" if len(rows) == 1 else f"{len(rows)} objects"
+            told = (f"{count} answered", "de-identified" if copied else "", commitment.detail)
             self._finish(job, delivery, "DELIVERED", ", ".join(filter(None, told)))
 
     def _refused(self, delivery: DeliveryRecord, peer: Peer, rows: Sequence[DeliveryInstanceRecord]) -> tuple[str, str]:

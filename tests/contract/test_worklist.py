@@ -261,8 +261,10 @@ def test_filters_and_their_counts(database: Database) -> None:
     add(database, "1.1", modality="CT", at=1000.0)
     add(database, "1.2", modality="MR", at=2000.0)
     add_instance(database, "1.2", "1.2.2.1", series_uid="1.2.2", modality="SR", origin="emitted")
+    add_instance(database, "1.2", "1.2.3.1", series_uid="1.2.3", modality="OT", origin="emitted")
     start(database, "1.2")
     assert listed(database, modality="MR") == listed(database, quick="running") == listed(database, since=1500.0) == ["1.2"]
+    assert entry(database, "1.2").kinds == ["MR"]  # a secondary capture of this node's own makes it no other
     assert listed(database, modality="SR") == listed(database, modality="M") == []
     with database.read() as connection:
         assert worklist.modalities(connection) == ["CT", "MR"]

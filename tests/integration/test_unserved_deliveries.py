@@ -55,7 +55,7 @@ def test_a_delivery_to_a_peer_that_went_ends_and_is_retried_once_it_is_back(tmp_
                 assert command(node.node.config, "job", "retry", str(job.pk)).returncode == 0
             assert node.duties.end_unserved_deliveries() == 0
             node.work()
-            assert delivery_states(node, uid_of(images)) == [("pacs", "DELIVERED", "1 objects answered")] * 2
+            assert delivery_states(node, uid_of(images)) == [("pacs", "DELIVERED", "1 object answered")] * 2
 
 
 def test_one_that_waits_for_its_backoff_ends_too_and_others_wait_on(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from dicom_node.viewer import VERSION
+from dicom_node.viewer.tarball import fetch
+
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "npm"
 
 
@@ -58,3 +61,13 @@ def installed(manifest: Path) -> Path:
             subprocess.run(command, cwd=made, check=True, timeout=300, stdout=subprocess.DEVNULL)
             made.replace(folder)
     return folder
+
+
+def viewer() -> Path:
+    """The viewer's package as a tarball, fetched once as ``viewer install`` fetches it."""
+    found = CACHE / f"viewer-{VERSION}.tgz"
+    if not found.is_file():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+            fetch(Path(temporary)).replace(found)
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,11 @@ import pytest
 from sqlalchemy import select
 
 from dicom_node.results.forms import kind_of
-from dicom_node.viewer import VERSION
-from dicom_node.viewer.tarball import fetch
 from storage.schema import instance
 from storage.schema import series as table
 from tests.imaging import series
 from tests.node import command, rule, running, send, settings, uid_of
-from tests.npm import CACHE, package
+from tests.npm import package, viewer
 from tests.tiny_bundle import tiny_bundle
 from tests.webserver import serving
 
@@ -41,18 +38,7 @@ def head() -> np.ndarray:
     return values
 
 
-@pytest.fixture(scope="module")
-def package_file() -> Path:
-    """The viewer's package, fetched by npm once."""
-    found = CACHE / f"viewer-{VERSION}.tgz"
-    if not found.is_file():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            fetch(Path(temporary)).replace(found)
-    return found
-
-
-def test_the_installed_viewer_shows_list_series_and_segmentation(tmp_path: Path, package_file: Path) -> None:
+def test_the_installed_viewer_shows_list_series_and_segmentation(tmp_path: Path) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     tiny_bundle(tmp_path / "bundles")
     images = series(head(), SeriesDescription="T1", PatientName="VIEWER^TEST", PatientID="V1")
@@ -67,7 +53,7 @@ def test_the_installed_viewer_shows_list_series_and_segmentation(tmp_path: Path,
     with serving(config) as web:
         site = f"http://127.0.0.1:{web.port}/viewer"
         assert "dicom-node viewer install" in web.client.get(f"{site}/").json()["error"]
-        done = command(config, "viewer", "install", "--from", str(package_file))
+        done = command(config, "viewer", "install", "--from", str(viewer()))
         assert (done.returncode, "/viewer/" in done.stdout) == (0, True), done.stderr
         seen = drive(site, uid_of(images), series_of["SEG"], *(f"{form}={series_of[form]}" for form in FORMS))
     assert "error" not in seen, seen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +9,10 @@ import pytest
 from playwright.sync_api import Page, expect
 from pydicom import Dataset, dcmread
 
-from dicom_node.viewer import VERSION
 from dicom_node.viewer.installation import install, root_of
-from dicom_node.viewer.tarball import fetch
 from tests.browser import SCREENSHOTS, Site, browser, people
 from tests.node import PLAIN, running, send, settings, uid_of
-from tests.npm import CACHE
+from tests.npm import viewer
 from tests.results_cases import series_in, unpacked
 from tests.tiny_bundle import tiny_bundle
 from tests.webserver import serving
@@ -70,18 +67,7 @@ def bundle(folder: Path, name: str, modality: str, threshold: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def package_file() -> Path:
-    """The viewer's package, fetched by npm once."""
-    found = CACHE / f"viewer-{VERSION}.tgz"
-    if not found.is_file():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            fetch(Path(temporary)).replace(found)
-    return found
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, package_file: Path) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("node")
     bundle(folder / "bundles", "white", "MR", 55.0)
     bundle(folder / "bundles", "bone", "CT", 300.0)
@@ -90,7 +76,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, package_file: Path) -> Iterat
     config = settings(folder, plain=plain, more=RULES)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with running(config) as node, serving(config) as web, browser() as before:
-        install(root_of(config), package_file)
+        install(root_of(config), viewer())
         people(node)
         yield Site(node, web, before, folder)
 

@@ -246,11 +246,16 @@ def _main_job(node: RunningNode, files: list[Path], steps: Steps) -> Timeline:
             detail.append(f"on {run.device}; seconds: {timings}")
         with steps.step("deliver SEG and SR to the PACS") as detail:
             story = wait_for("delivery", delivered, node)
-            states = [each.delivery.state for each in story.runs[0].deliveries]
-            if states != ["DELIVERED"]:
-                raise CommandFailed(f"the delivery ended as {states}")
+            made = story.runs[0].deliveries
+            if {each.delivery.state for each in made} != {"DELIVERED"}:
+                raise CommandFailed(f"the deliveries ended as {[f'{each.delivery.form} {each.delivery.state}' for each in made]}")
             detail.append(
-                ", ".join(f"{each.state} {each.status:04X}" for each in story.runs[0].deliveries[0].instances if each.status is not None)
+                ", ".join(
+                    f"{delivery.delivery.form} {each.state} {each.status:04X}"
+                    for delivery in made
+                    for each in delivery.instances
+                    if each.status is not None
+                )
             )
     finally:
         database.close()

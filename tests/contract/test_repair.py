@@ -56,7 +56,7 @@ def facts(database: Database) -> set[tuple[object, ...]]:
     columns = schema.instance.c
     query = select(columns.received_at, columns.sop_uid, columns.digest, columns.status, columns.calling_ae, columns.revision)
     with database.read() as connection:
-        return {(round(row.received_at, 4), *row[1:]) for row in connection.execute(query)}
+        return {(round(row.received_at, 6), *row[1:]) for row in connection.execute(query)}
 
 
 def rebuilt(archive: Archive, tmp_path: Path) -> set[tuple[object, ...]]:  # noqa: F811

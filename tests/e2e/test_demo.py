@@ -21,7 +21,8 @@ def test_the_demo_does_what_the_readme_says(tmp_path: Path, pytestconfig: pytest
         fetch_weights(load_bundle("brain_extraction"))
     except WeightsMissing as error:
         unavailable(pytestconfig, f"the weights cannot be fetched: {error}")
-    done = subprocess.run([sys.executable, "-m", "dicom_node", "demo"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "dicom_node", "demo"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "one SEG and one SR, in the original study" in done.stdout
     (volume,) = re.findall(r"Brain volume\t([0-9.]+) mL", done.stdout)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from dicom_node.web.dicomweb.errors import NoSuchResource
 from dicom_node.web.page_route import PageRoute
-from dicom_node.web.pages import menu, words
+from dicom_node.web.pages import menu, reasons, words
 from dicom_node.web.pages.language import LANGUAGES, Language, language, language_of
 
 STATIC: Final = "/static"
@@ -79,6 +80,7 @@ def _environment(code: str) -> Environment:
     )  # fmt: skip
     spoken = language(code)
     made.install_gettext_callables(spoken.gettext, spoken.ngettext, newstyle=True)  # type: ignore[attr-defined]
+    made.filters["reason"] = lambda text: _reason(str(text), spoken)
     made.globals.update(language=spoken, languages=LANGUAGES, themes=THEMES, static=static_url, now=time.time)
     made.filters.update(
         moment=spoken.moment,
@@ -92,6 +94,14 @@ def _environment(code: str) -> Environment:
         tone=lambda state: words.tone(str(state)),
     )
     return made
+
+
+def _reason(text: str, language: Language) -> Markup:
+    """One of the node's own sentences, with the language that it is in; what was said stands in its title."""
+    shown, tag = reasons.spoken(text, language)
+    if tag == "en":
+        return Markup('<span lang="en" dir="auto">{}</span>').format(text)
+    return Markup('<span dir="auto" title="{}">{}</span>').format(text, shown)
 
 
 # --- static files

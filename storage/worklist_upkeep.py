@@ -234,7 +234,13 @@ def _of_runs(rows: Sequence[Any], rejected: Set[tuple[int, str]]) -> dict[str, A
         "alerts": alerts[:FINDINGS_SHOWN],
         "run_state": max((RUN_STATES.index(row.state) for row in newest), default=0),
         "models": [
-            {"bundle": row.bundle, "version": row.bundle_version, "state": row.state, "recalled": row.recalled_at is not None}
+            {
+                "bundle": row.bundle,
+                "version": row.bundle_version,
+                "state": row.state,
+                "recalled": row.recalled_at is not None,
+                "rejected": any(pk == row.pk for pk, _ in rejected),
+            }
             for row in newest
         ],
         "finding_count": len(alerts) + sum("label" in finding for finding in findings),

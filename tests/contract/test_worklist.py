@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, select, update
 
-from storage import runs, worklist, worklist_upkeep
+from storage import feedback, runs, worklist, worklist_upkeep
 from storage.database import Database
 from storage.deliveries import create_delivery, finish
 from storage.jobs import JobQueue
@@ -403,3 +403,16 @@ def test_who_acts_on_an_old_page_learns_what_happened_since(database: Database) 
     with database.begin() as connection:
         worklist.read(connection, "1.1", REVIEWED, by="bob", now=7.0, seen=Seen(READING, 5.0))
     assert (entry(database, "1.1").reading, entry(database, "1.1").reader) == (REVIEWED, "bob")
+
+
+def test_what_was_rejected_is_not_nothing_found(database: Database) -> None:
+    add(database, "1.1")
+    pk = start(database, "1.1")
+    end(database, pk, FOUND)
+    assert not entry(database, "1.1").models[0]["rejected"]
+    with database.begin() as connection:
+        word = feedback.Word(feedback.REJECT, code="other", reason="x")
+        feedback.give(connection, "1.1", pk, feedback.RESULT, word, seen=None, actor="ann", now=9.0)
+        worklist_upkeep.note(connection, "1.1", "finding")
+    row = entry(database, "1.1")
+    assert (row.alerts, row.findings, row.urgency, row.models[0]["rejected"]) == ([], [], 0, True)

@@ -107,7 +107,6 @@ def test_the_study_pages_link_opens_the_viewer_with_segmentation_and_report(
     page.wait_for_url("**/viewer/viewer?**")
     shown = until_coloured(page)
     if kind == "CT":  # the first image is of the table; the segmentation goes on over the others
-        page.keyboard.press("End")
         page.locator(".cornerstone-viewport-element, [data-viewport-uid]").first.hover()
         for _ in range(14):
             page.mouse.wheel(0, 100)

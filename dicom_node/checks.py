@@ -40,6 +40,8 @@ def check_all(config: Config) -> Iterator[Checked]:
     for peer in config.peer:
         if peer.host is not None:
             yield check_peer(config, peer)
+        if peer.dicomweb is not None:
+            yield _dicomweb(config, peer)
     for device in config.executor.devices:
         yield _device(device)
     for name in dict.fromkeys(name for rule in config.rule for name in rule.run):
@@ -181,6 +183,26 @@ def check_peer(config: Config, peer: Peer) -> Checked:
         return Checked(subject, False, f"tls: {error}")
     where = f"{peer.ae_title} at {peer.host}:{peer.port}"
     return Checked(subject, status == 0, f"{where} answered the echo" if status == 0 else f"echo: {where} answered {status:04X}")
+
+
+def _dicomweb(config: Config, peer: Peer) -> Checked:
+    """Whether a peer's archive is searched over DICOMweb: for a study that nobody has."""
+    from dicom_node.dicomweb_client import DicomwebClient, DicomwebError
+
+    subject, limits = f"DICOMweb of {peer.name}", config.delivery
+    assert peer.dicomweb is not None
+    client = DicomwebClient(
+        peer.dicomweb,
+        token=peer.dicomweb_token or "",
+        ca=peer.dicomweb_ca,
+        connect=limits.connect_timeout,
+        stall=limits.response_timeout,
+    )
+    try:
+        client.studies({"StudyInstanceUID": "2.25.0"}, (), within=limits.connect_timeout + limits.response_timeout)
+    except DicomwebError as error:
+        return Checked(subject, False, str(error))
+    return Checked(subject, True, f"{peer.dicomweb} answered a search")
 
 
 def _device(device: str) -> Checked:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
+from dicom_node.checks import check_all
 from tests.node import StepNode, running, send_to, settings, uid_of
 from tests.peers.orthanc import DICOMWEB_PLUGIN, Orthanc, free_ports
 from tests.peers.test_priors import compared
@@ -68,3 +69,13 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
         orthanc.stop()
         _, said = compared(opened, study("20250103", PatientID="P2"), tmp_path)
         assert said == "archive: no connection: Connection refused"
+
+
+def test_check_asks_the_archive(tmp_path: Path) -> None:
+    with beside_orthanc(tmp_path) as (opened, orthanc):
+        config = opened.node.config
+        said = {each.subject: each for each in check_all(config)}["DICOMweb of archive"]
+        assert (said.ok, said.detail.endswith("/dicom-web answered a search")) == (True, True), said.detail
+        orthanc.stop()
+        said = {each.subject: each for each in check_all(config)}["DICOMweb of archive"]
+        assert (said.ok, said.detail) == (False, "no connection: Connection refused")

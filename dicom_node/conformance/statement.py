@@ -36,6 +36,7 @@ SERVICES: Final = {
 PROPOSED: Final = (
     ("Verification", "C-ECHO", "to see whether a peer answers"),
     ("Storage", "C-STORE", "results, and what is retrieved from here: each instance's own SOP class and transfer syntax"),
+    ("Query/Retrieve", "C-FIND, C-MOVE", "for the earlier study with which a model compares, at peers with priors = true"),
     ("Query/Retrieve", "C-MOVE, C-GET", "at the operator's command"),
     ("Storage Commitment Push Model", "N-ACTION", "for deliveries to a peer with commitment = true"),
 )
@@ -168,6 +169,7 @@ def _served(registered: Registered) -> Section:
 def _proposed() -> Section:
     rows = [[service, operation, "SCU", when] for service, operation, when in PROPOSED]
     rows += [[service, operation, "SCP", when] for service, operation, when in PROVIDED]
+    rows.append(["DICOMweb", "QIDO-RS, WADO-RS", "user agent", "the same, at peers with a dicomweb address"])
     return Section("Services used", tables=[Table(["service", "operations", "role", "when"], rows)])
 
 

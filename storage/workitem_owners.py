@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from storage.errors import WorkitemRefused
 from storage.schema import workitem_subscription
@@ -24,6 +24,8 @@ def may_listen(connection: Connection, aet: str, channel: str, who: str | None) 
 
 
 def refuse_stranger(connection: Connection, aet: str, channel: str, who: str | None) -> None:
-    """Raise WorkitemRefused, 0124H, where an AE title is somebody else's."""
+    """Raise WorkitemRefused, 0124H, where an AE title is somebody else's; until the transaction ends nobody else can take it."""
+    if connection.dialect.name == "postgresql":  # elsewhere one transaction writes at a time
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"subscriber {aet}"))))
     if not may_listen(connection, aet, channel, who):
         raise WorkitemRefused(NOT_AUTHORIZED, _SOMEBODY_ELSES)

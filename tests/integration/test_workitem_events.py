@@ -317,6 +317,10 @@ def test_nobody_else_listens_subscribes_or_unsubscribes_in_a_subscribers_name(tm
                 assert told(channel, 1) == [(UID, 1, "SCHEDULED")]
         with web.node.database.begin() as connection, pytest.raises(WorkitemRefused, match="somebody else"):
             refuse_stranger(connection, WATCHER, DIMSE, None)
+        with web.node.database.read() as connection:
+            noted = [(row.event, row.actor) for row in connection.execute(audit.select()) if row.event.endswith("refused")]
+        assert noted.count(("workitem.subscription_refused", "ben")) == 3
+        assert ("token.refused", "127.0.0.1") in noted
         assert web.client.delete(address, headers=as_ada).status_code == 200
         assert web.client.post(address, headers=as_ben).status_code == 201
 

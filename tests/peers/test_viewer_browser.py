@@ -122,5 +122,5 @@ def test_the_study_pages_link_opens_the_viewer_with_segmentation_and_report(
 
 def until_coloured(page: Page) -> int:
     """The number of coloured pixels, once there are some."""
-    page.wait_for_function(f"({COLOURED})() > 200")
-    return int(page.evaluate(COLOURED))
+    found = page.wait_for_function(f"() => {{ const found = ({COLOURED})(); return found > 200 && found; }}")
+    return int(found.json_value())

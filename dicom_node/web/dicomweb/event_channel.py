@@ -88,7 +88,10 @@ class Channels:
             if len(self._open) >= MAX_CHANNELS and aet not in self._open:
                 raise Busy("too many event channels are open; come again")
             if not await run_in_threadpool(self._is_theirs, aet, socket):
-                raise Forbidden("somebody else watches workitems under this AE title")
+                why = "somebody else watches workitems under this AE title"
+                state, client = socket.scope["state"], socket.scope.get("client")
+                await state["note_refusal"](client[0] if client else "", f"'{state['principal'].name}': {why}")
+                raise Forbidden(why)
         except WebError as error:
             await socket.send_denial_response(answer(error.status, str(error), error.headers))
             return

@@ -24,7 +24,7 @@ from storage import audit, workitem_events
 from storage.attributes import Level
 from storage.query import Key
 from storage.workitem_events import FILTERED, WEB
-from storage.workitem_owners import refuse_stranger
+from storage.workitem_owners import may_listen, refuse_stranger
 
 log = structlog.get_logger()
 
@@ -70,6 +70,11 @@ class _Subscriptions:
 
     def _change(self, request: Request, what: str, target: str, aet: str, change: Callable[[Connection], Any]) -> None:
         actor = principal_of(request).name
+        with self._node.database.read() as connection:
+            theirs = may_listen(connection, aet, WEB, owner_of(principal_of(request)))
+        if not theirs:
+            with self._node.database.begin(durable=False) as connection:
+                audit.record(connection, "workitem.subscription_refused", actor=actor, detail={"aet": aet}, at=self._node.clock())
         with self._node.database.begin() as connection:
             refuse_stranger(connection, aet, WEB, owner_of(principal_of(request)))
             change(connection)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser import Site, configured, opened, people
 from tests.node import running
@@ -91,6 +91,31 @@ def test_the_quick_filters_show_what_they_say(site: Site) -> None:
     expect(rows.filter(has_text="Ulla")).to_have_count(0)
     expect(rows.filter(has_text="Carl")).to_have_count(1)
     assert page.locator(f"a[href='/studies/{calm}']").count() == 1
+
+
+def test_a_change_that_comes_while_a_filter_is_fetched_does_not_put_the_old_list_back(site: Site) -> None:
+    database = site.web.node.database
+    add(database, 55, "Wanted^Wim", "US", "Abdomen", at=time.time())
+    add(database, 56, "Other^Olga", "CT", "Chest", at=time.time())
+    page = live(site.signed_in())
+    rows = page.locator("#worklist tbody tr")
+    expect(rows.filter(has_text="Olga")).to_have_count(1)
+    asked: list[str] = []
+
+    def held(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 1:  # the first one is never answered: what comes next is all that the page will learn
+            route.continue_()
+
+    page.route(re.compile(r"/worklist/rows\?.*modality=US"), held)
+    with page.expect_request(re.compile(r"modality=US")):
+        page.locator("select[name=modality]").select_option("US")
+    add(database, 57, "Later^Lena", "CT", "Chest", at=time.time())
+    expect(rows.filter(has_text="Olga")).to_have_count(0)
+    expect(rows.filter(has_text="Lena")).to_have_count(0)
+    expect(rows.filter(has_text="Wim")).to_have_count(1)
+    expect(page.locator("[data-toasts] .toast")).to_have_count(0)
+    assert len(asked) == 2 and "modality=US" in page.url
 
 
 def test_two_people_who_take_one_study_both_see_it(site: Site) -> None:

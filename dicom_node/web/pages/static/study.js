@@ -15,8 +15,10 @@ async function refresh() {
   try {
     const answer = await fetch(body.dataset.source, { headers: { Accept: "text/html", "X-By-Itself": "1" } });
     if (answer.redirected || answer.status === 401 || answer.status === 404) { location.reload(); return; } // signed out, or deleted
-    if (answer.ok) { body.innerHTML = await answer.text(); dress(); }
-    else if (answer.status >= 500) later(3000);
+    const fresh = await answer.text();
+    if (answer.status >= 500) later(3000);
+    else if (inUse()) offer(); // somebody began to fill a form meanwhile
+    else if (answer.ok) { body.innerHTML = fresh; dress(); }
   } catch { later(3000); /* the server is away */ } finally { busy = false; }
 }
 const later = (after = 400) => { clearTimeout(waiting); waiting = setTimeout(refresh, after); };

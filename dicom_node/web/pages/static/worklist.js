@@ -82,18 +82,23 @@ function release(held) {
 
 // --- asking
 
+// What the reader chose last, and what stands in the list. Whoever asks anew asks for what was chosen:
+// a change that comes while a filter is being fetched would put the old list back otherwise.
+let wanted = place.firstElementChild.dataset.rows, shown = wanted;
 let asking = null, due = 0, last = 0, again = false;
 
-async function load(url, options = {}) {
+async function load(options = {}) {
   asking?.abort();
   const own = (asking = new AbortController());
-  const began = performance.now();
+  const url = wanted, began = performance.now();
   try {
     const headers = { Accept: "text/html", ...(options.byItself && { "X-By-Itself": "1" }) };
     const answer = await fetch(url, { signal: own.signal, headers });
     if (answer.redirected || answer.status === 401) return location.reload(); // signed out: the page asks who is there
-    if (answer.ok) put(await answer.text(), options);
-    else if (answer.status >= 500) later();
+    if (answer.ok) {
+      put(await answer.text(), { quietly: options.quietly || url !== shown }); // another list is no news
+      shown = url;
+    } else if (answer.status >= 500) later();
   } catch (error) {
     if (error instanceof TypeError) later(); // the server is away
     else if (error.name !== "AbortError") throw error;
@@ -113,7 +118,7 @@ function refresh() {
   if (due) return;
   // At once after a silence; under a stream of changes as often as the server answers easily.
   due = setTimeout(async () => {
-    await load(place.firstElementChild.dataset.rows, { byItself: true });
+    await load({ byItself: true });
     due = 0;
     if (again) refresh();
     again = false;
@@ -122,12 +127,11 @@ function refresh() {
 const changed = () => { if (due && asking) again = true; else refresh(); };
 listen(changed, changed);
 
-const rowsUrl = (url) => `/worklist/rows${url.search}`;
-
 function go(url, { push = true } = {}) {
   if (push) history.pushState(null, "", url);
   else history.replaceState(null, "", url);
-  return load(rowsUrl(url), { quietly: true });
+  wanted = `/worklist/rows${url.search}`;
+  return load({ quietly: true });
 }
 window.addEventListener("popstate", () => location.reload());
 
@@ -181,7 +185,7 @@ document.addEventListener("submit", async (event) => {
   const data = new URLSearchParams(new FormData(event.target, event.submitter));
   const answer = await fetch(event.target.action, { method: "POST", body: data, redirect: "manual", headers: { "X-CSRF-Token": csrf(), Accept: "application/json" } });
   if (answer.status >= 400) toast((await answer.json().catch(() => ({}))).error ?? answer.statusText);
-  await load(place.firstElementChild.dataset.rows, { quietly: true });
+  await load({ quietly: true });
 });
 
 // --- keyboard

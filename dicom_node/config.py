@@ -1,7 +1,7 @@
 """One TOML file, read once into frozen models. A wrong key or value is refused with its name, what stands there, and the way out.
 
-[node] [dimse] [dimse.tls] [web] [query] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [drift] [log]
-[[peer]]   Peer          [[rule]]   Rule          [[release_gate]]   ReleaseGate
+[node] [dimse] [dimse.tls] [web] [query] [database] [archive] [study] [delivery] [commitment] [retention] [executor] [drift] [jobs] [log]
+[[peer]]   Peer          [[rule]]   Rule          [[quota]]   QuotaTable          [[release_gate]]   ReleaseGate
 [[scheduled_evaluation]]   ScheduledEvaluation
 """
 
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, model_validator
 
 from dicom_node.config_errors import describe
-from dicom_node.config_rules import Matching, Rule, Syntax
+from dicom_node.config_rules import AePattern, Matching, Rule, Syntax
 from dicom_node.config_rules import contradictions as rule_contradictions
 from dicom_node.config_table import Table
 from dicom_node.config_values import (
@@ -249,6 +249,15 @@ class JobsTable(Table):
     fair_share: Annotated[Duration, Field(ge=0)] = 10.0
 
 
+class QuotaTable(Table):
+    """How many runs each source may have let go in a span: at most ``runs`` in any ``per``, for each calling AE title that ``from`` names
+    (wildcards). More wait for their turn. Several tables may name one source; all of them count."""
+
+    sources: Annotated[tuple[AePattern, ...], Field(alias="from", min_length=1)]
+    runs: Annotated[int, Field(ge=1)]
+    per: Annotated[Duration, Field(ge=1, le=31 * 86400)]
+
+
 class LogTable(Table):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -344,6 +353,7 @@ class Config(Table):
     log: LogTable = LogTable()
     peer: tuple[Peer, ...] = ()
     rule: tuple[Rule, ...] = ()
+    quota: tuple[QuotaTable, ...] = ()
     release_gate: tuple[ReleaseGate, ...] = ()
     scheduled_evaluation: tuple[ScheduledEvaluation, ...] = ()
 

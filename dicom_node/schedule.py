@@ -16,6 +16,7 @@ from dicom_node.node import Node, build_purger
 from dicom_node.releases.drift import Monitor
 from dicom_node.releases.scheduled import enqueue_due
 from dicom_node.work import chaining
+from dicom_node.work.turns import turns_of
 from storage import (
     associations,
     audit,
@@ -25,6 +26,7 @@ from storage import (
     deliveries,
     header_json,
     integrity,
+    quotas,
     runs,
     workitem_runs,
     workitems,
@@ -85,7 +87,9 @@ class Duties:
             log.warning("jobs.reclaimed", count=freed)
         with self._node.database.begin() as connection:
             runs.settle(connection, now=self._node.clock())
-            chaining.follow(connection, self._queue, share=self._node.config.jobs.fair_share, now=self._node.clock())
+            turns = turns_of(self._node.config)
+            chaining.follow(connection, self._queue, turns=turns, now=self._node.clock())
+            quotas.settle(connection, turns.quotas, now=self._node.clock())
             deliveries.settle(connection, now=self._node.clock())
             commitments.settle(connection, now=self._node.clock())
         return freed

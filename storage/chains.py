@@ -12,10 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection, select, update
 
+from storage.fair_share import FREE, Turns
 from storage.feedback import SEGMENTATIONS
 from storage.jobs import JobQueue
 from storage.records import RunRecord
-from storage.runs import INPUTS, RunSpec, infer_job, run_key
+from storage.runs import INPUTS, RunSpec, enqueue, run_key
 from storage.schema import instance, run, run_wait, series
 from storage.statements import is_one_of
 
@@ -59,11 +60,11 @@ def segments_of(connection: Connection, key: str, segments: Segments) -> tuple[s
     return None if row is None else (row.series_uid, row.sop_uid, row.digest)
 
 
-def follow(connection: Connection, queue: JobQueue, segments: Segments, *, share: float = 0.0, now: float) -> int:
+def follow(connection: Connection, queue: JobQueue, segments: Segments, *, turns: Turns = FREE, now: float) -> int:
     """Queue the runs whose wait is over, and end those for which it was in vain; how many were touched.
 
     In the transaction that ends the run they wait for; once more from time to time, for runs that ended without one.
-    With ``share`` those of one source take their turns (`storage.fair_share`), and have waited since they were made.
+    ``turns``: when they come among the runs of their own sources and of others; they have waited since they were made.
     """
     touched = 0
     while True:
@@ -72,7 +73,7 @@ def follow(connection: Connection, queue: JobQueue, segments: Segments, *, share
             return touched
         for pk in dict.fromkeys(row.pk for row in rows):
             touched += 1
-            _go_on(connection, queue, pk, segments, share, now)
+            _go_on(connection, queue, pk, segments, turns, now)
 
 
 def reopen(connection: Connection, after_pk: int) -> None:
@@ -100,7 +101,7 @@ def _over(connection: Connection) -> Sequence[Any]:
     return [row for row in rows if row.pk in vain or row.pk not in held]
 
 
-def _go_on(connection: Connection, queue: JobQueue, pk: int, segments: Segments, share: float, now: float) -> None:
+def _go_on(connection: Connection, queue: JobQueue, pk: int, segments: Segments, turns: Turns, now: float) -> None:
     me = connection.execute(select(run).where(run.c.pk == pk).with_for_update()).one()
     query = select(run, run_wait.c.input, run_wait.c.priority, run_wait.c.max_attempts).join(run_wait, run_wait.c.after_pk == run.c.pk)
     pairs, chosen = [(uid, digest) for uid, digest in me.input_set], dict(me.parameters.get(INPUTS, {}))
@@ -127,10 +128,10 @@ def _go_on(connection: Connection, queue: JobQueue, pk: int, segments: Segments,
     if before is not None:
         _end(connection, pk, "CANCELED", f"this very input was given to run {before}", now)
         return
-    work |= {"queue": "outside" if me.device == "outside" else "infer", "share": share, "since": me.created_at}
-    job = infer_job(connection, pk, key, me.study_uid, **work)
     values = {"input_set": [list(pair) for pair in pairs], "parameters": parameters, "run_key": key, "reason": None}
-    connection.execute(update(run).where(run.c.pk == pk).values(**values, job_pk=queue.enqueue(connection, job)))
+    connection.execute(update(run).where(run.c.pk == pk).values(**values))
+    to = "outside" if me.device == "outside" else "infer"
+    enqueue(connection, queue, pk, key, me.study_uid, to=to, **work, turns=turns, since=me.created_at, now=now)
 
 
 def _end(connection: Connection, pk: int, state: str, why: str, now: float) -> None:

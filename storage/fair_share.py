@@ -6,13 +6,28 @@ sources take turns, those of one stay in their order, and a run whose time has c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final
+
 from sqlalchemy import Connection, func, select
 
 from storage.jobs import AGEING
+from storage.quotas import Quota
 from storage.schema import instance, job, study
 from storage.statements import is_one_of
 
 SOURCE = "source"  # in the payload of a run's job
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How sources share the devices: runs of one come ``share`` seconds apart, and no more of them than its quotas let go."""
+
+    share: float = 0.0
+    quotas: tuple[Quota, ...] = ()
+
+
+FREE: Final = Turns()  # first come, first served
 
 
 def source_of(connection: Connection, study_uid: str) -> str:

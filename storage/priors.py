@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from storage.chains import waits_for
+from storage.fair_share import FREE, Turns
 from storage.jobs import ClaimedJob, JobQueue, JobSpec
-from storage.runs import INPUTS, RunSpec, infer_job, run_key
+from storage.runs import INPUTS, RunSpec, enqueue, run_key
 from storage.schema import instance, patient, prior_study, run, study
 from storage.statements import insert_new
 
@@ -83,7 +84,7 @@ def go_on(
     said: str,
     *,
     priority: int,
-    share: float = 0.0,
+    turns: Turns = FREE,
     now: float,
 ) -> bool:
     """Queue a run with the priors that were found; False where it waits no more, or this very input was run before.
@@ -96,8 +97,8 @@ def go_on(
         By input: its series, and (SOP Instance UID, digest) of its instances.
     said
         What became of the search: kept among the parameters where nothing was found.
-    share
-        Seconds between the runs of one source (`storage.fair_share`).
+    turns
+        When it comes among the runs of its own source and of others.
     """
     me = connection.execute(select(run).where(run.c.pk == int(job.payload["run_pk"])).with_for_update()).one()
     if me.state != "SCHEDULED":
@@ -115,12 +116,12 @@ def go_on(
         why = f"this very input was given to run {before}"
         connection.execute(update(run).where(run.c.pk == me.pk).values(state="CANCELED", reason=why, finished_at=now))
         return False
-    work = infer_job(
-        connection, me.pk, key, me.study_uid, queue="outside" if me.device == "outside" else "infer",
-        priority=priority, max_attempts=int(job.payload["max_attempts"]), share=share, since=me.created_at,
-    )  # fmt: skip
     values = {"input_set": [list(pair) for pair in pairs], "parameters": parameters, "run_key": key, "reason": None}
-    connection.execute(update(run).where(run.c.pk == me.pk).values(**values, job_pk=queue.enqueue(connection, work)))
+    connection.execute(update(run).where(run.c.pk == me.pk).values(**values))
+    enqueue(
+        connection, queue, me.pk, key, me.study_uid, to="outside" if me.device == "outside" else "infer",
+        priority=priority, max_attempts=int(job.payload["max_attempts"]), turns=turns, since=me.created_at, now=now,
+    )  # fmt: skip
     return True
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import blake3
 from sqlalchemy import Connection, and_, exists, insert, null, select, update
 
-from storage import audit, fair_share
+from storage import audit, fair_share, quotas
 from storage.errors import NotFound
+from storage.fair_share import FREE, Turns
 from storage.flags import gives_way, lacks_memory
 from storage.jobs import AGEING, JobQueue, JobSpec
 from storage.records import RunRecord, from_row
@@ -81,12 +82,12 @@ def create_run(
     job_queue: str = "infer",
     priority: int = 0,
     max_attempts: int = 3,
-    share: float = 0.0,
+    turns: Turns = FREE,
     now: float | None = None,
 ) -> int | None:
     """Record a run, and with ``queue`` enqueue its ``infer`` job (payload ``run_pk``), in the caller's transaction.
 
-    With ``share`` it comes so many seconds after the run of the same source that waits last (`storage.fair_share`).
+    ``turns``: when it comes among the runs of its own source and of others (`storage.fair_share`, `storage.quotas`).
 
     Returns
     -------
@@ -114,36 +115,42 @@ def create_run(
     }
     pk: int | None = connection.scalar(insert_new(connection, run).values(**values).returning(run.c.pk))
     if pk is not None and queue is not None:
-        work = infer_job(
-            connection, pk, spec.key, spec.study_uid, queue="outside" if spec.outside else job_queue,
-            priority=priority, max_attempts=max_attempts, share=share, since=at,
+        enqueue(
+            connection, queue, pk, spec.key, spec.study_uid, to="outside" if spec.outside else job_queue,
+            priority=priority, max_attempts=max_attempts, turns=turns, since=at, now=at,
         )  # fmt: skip
-        connection.execute(update(run).where(run.c.pk == pk).values(job_pk=queue.enqueue(connection, work)))
     return pk
 
 
-def infer_job(
+def enqueue(
     connection: Connection,
+    queue: JobQueue,
     pk: int,
     key: str,
     study_uid: str,
     *,
-    queue: str,
+    to: str,
     priority: int,
     max_attempts: int,
-    share: float = 0.0,
+    turns: Turns,
     since: float,
-) -> JobSpec:
-    """The job of a run, standing in its queue where its source's turn is; one that waited for something has waited ``since`` then."""
+    now: float,
+) -> None:
+    """Queue the job of a run where its source's turn is; one that waited for something has waited ``since`` then."""
     payload: dict[str, Any] = {"run_pk": pk, "run_key": key}
-    rank = since - AGEING * priority
-    if share:
+    rank, source = since - AGEING * priority, ""
+    if turns.share or turns.quotas:
         payload[fair_share.SOURCE] = source = fair_share.source_of(connection, study_uid)
-        rank = fair_share.rank(connection, queue, source, priority=priority, share=share, now=since)
-    return JobSpec(
-        kind="infer", queue=queue, dedupe_key=f"infer:{key}", payload=payload,
+    if turns.share:
+        rank = fair_share.rank(connection, to, source, priority=priority, share=turns.share, now=since)
+    work = JobSpec(
+        kind="infer", queue=to, dedupe_key=f"infer:{key}", payload=payload,
         study_uid=study_uid, priority=priority, max_attempts=max_attempts, rank=rank,
     )  # fmt: skip
+    job_pk = queue.enqueue(connection, work)
+    connection.execute(update(run).where(run.c.pk == pk).values(job_pk=job_pk))
+    if job_pk is not None and to != "outside":  # which uses no device of ours
+        quotas.join(connection, turns.quotas, source, pk, now=now)
 
 
 def record_selection(

@@ -30,6 +30,7 @@ from storage.schema_chains import run_wait
 from storage.schema_feedback import feedback
 from storage.schema_memory import memory_use
 from storage.schema_priors import prior_study
+from storage.schema_quotas import quota_turn
 from storage.schema_workitem_reporters import workitem_reporter
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
 from storage.schema_worklist import worklist, worklist_change, worklist_event
@@ -64,6 +65,7 @@ __all__ = [
     "patient",
     "prior_study",
     "quarantine",
+    "quota_turn",
     "release_evaluation",
     "release_event",
     "release_flag",

@@ -1,4 +1,4 @@
-"""``job list | show | retry | cancel``."""
+"""``job list | show | retry | cancel | quotas``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STATES = ("SCHEDULED", "IN_PROGRESS", "COMPLETED", "CANCELED", "FAILED")
 
 
 def add(commands: Any) -> None:
-    jobs = group(commands, "job", "queued work: list, show, retry, cancel")
+    jobs = group(commands, "job", "queued work: list, show, retry, cancel, quotas")
     listing = command(jobs, "list", "list jobs, newest first", example="dicom-node job list --state FAILED")
     listing.add_argument("--state", choices=STATES)
     listing.add_argument("--kind", choices=["route", "infer", "deliver", "commit", "prior"])
@@ -31,6 +31,9 @@ def add(commands: Any) -> None:
     cancel.add_argument("job", type=int)
     cancel.add_argument("--reason", default="canceled by a person")
     cancel.set_defaults(run=_cancel)
+    quotas = command(jobs, "quotas", "how far each source has used its quotas, and how many of its runs wait for their turn")
+    with_json(quotas)
+    quotas.set_defaults(run=_quotas)
 
 
 def _list(arguments: argparse.Namespace) -> None:
@@ -60,7 +63,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from dicom_node.cli.story import memory_of
+    from dicom_node.cli.story import memory_of, waits_until
     from storage import runs
     from storage.jobs import JobQueue
 
@@ -76,6 +79,8 @@ def _show(arguments: argparse.Namespace) -> None:
     output.line(f"Job {found.pk} {found.kind} ({found.queue}{form}): {found.state}, attempt {found.attempts} of {found.max_attempts}")
     if found.due_by is not None:
         output.line(f"  due by {output.moment(found.due_by)}, else it is ended")
+    if turn := waits_until(found):
+        output.line(f"  {turn}")
     if found.error:
         output.line(f"  {found.error}")
     for text in memory_of(run) if run else ():
@@ -99,3 +104,30 @@ def _cancel(arguments: argparse.Namespace) -> None:
     with index_of(configuration(arguments)) as database:
         cancel_job(database, arguments.job, who=who(), why=arguments.reason)
     output.line(f"job {arguments.job} is canceled")
+
+
+def _quotas(arguments: argparse.Namespace) -> None:
+    import time
+
+    from dicom_node.work.turns import quotas_of
+    from storage import quotas
+
+    config = configuration(arguments)
+    with index_of(config) as database, database.read() as connection:
+        found = quotas.standings(connection, quotas_of(config.quota), now=time.time())
+    if arguments.json:
+        output.data(found)
+        return
+    if not config.quota:
+        output.line("no [[quota]] is configured: runs of all sources go as soon as a device is free")
+        return
+    rows = [
+        (
+            each.source,
+            "; ".join(f"{used} of {limit}" for used, limit in zip(each.used, each.quotas, strict=True)),
+            each.waiting,
+            output.moment(each.next_at) if each.next_at else "",
+        )
+        for each in found
+    ]
+    output.table(("source", "used", "waiting", "next turn"), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from storage.standing import successors
 
 if TYPE_CHECKING:
     from storage.feedback import FeedbackRecord
-    from storage.records import DeliveryInstanceRecord, RunRecord, SeriesRecord
+    from storage.records import DeliveryInstanceRecord, JobRecord, RunRecord, SeriesRecord
     from storage.timeline import DeliveryStory, RunStory, Timeline
 
 # Told in their own sections; the audit section is for the rest.
@@ -220,9 +221,17 @@ def _jobs(story: Timeline) -> Iterator[str]:
     for each in story.jobs:
         job = each.job
         yield f"Job {job.pk} {job.kind} ({job.queue}): {job.state}, attempt {job.attempts} of {job.max_attempts}"
+        if turn := waits_until(job):
+            yield f"    {turn}"
         for event in each.events:
             by = f"  by {event.worker}" if event.worker else ""
             yield f"    {moment(event.at)}  {event.state}{f'  {event.detail}' if event.detail else ''}{by}"
+
+
+def waits_until(job: JobRecord) -> str:
+    """Before when a waiting job is not taken; empty where it may be taken now."""
+    waits = job.state == "SCHEDULED" and job.not_before > time.time()
+    return f"not before {moment(job.not_before)}" if waits else ""
 
 
 def _quarantine(story: Timeline) -> Iterator[str]:

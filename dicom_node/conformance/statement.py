@@ -94,6 +94,7 @@ RESOURCES: Final = {
     ("GET", "api/studies/{study}/plan"): "what the rules make of a study",
     ("GET", "api/jobs"): "jobs, newest first",
     ("GET", "api/jobs/{job}"): "a job and its history",
+    ("GET", "api/quotas"): "how far each source has used its quotas, and what waits for its turn",
     ("GET", "api/rules"): "the rules in use",
     ("GET", "api/peers"): "peers, and how deliveries to them stand",
     ("GET", "api/releases"): "releases of models and their states",

@@ -150,6 +150,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", "api/studies/{study}/plan"): _asked(),
     ("GET", "api/jobs"): _asked("job_state", "kind", "of_study", "limit", many=True),
     ("GET", "api/jobs/{job}"): _asked(),
+    ("GET", "api/quotas"): _asked(many=True),
     ("GET", "api/rules"): _asked(),
     ("GET", "api/peers"): _asked(many=True),
     ("GET", "api/releases"): _asked("name", many=True),

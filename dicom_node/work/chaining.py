@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from dicom_node.results.uids import instance_uid
 from dicom_node.routing.plan import Outcome, Plan
 from storage import chains, runs
+from storage.fair_share import Turns
 from storage.jobs import JobQueue
 from storage.records import RunRecord
 from storage.runs import RunSpec
@@ -20,9 +21,9 @@ def segments(run_key: str) -> Sequence[str]:
     return [instance_uid(run_key, f"SEG {kind}") for kind in ("BINARY", "FRACTIONAL")]
 
 
-def follow(connection: Connection, queue: JobQueue, *, share: float, now: float) -> int:
+def follow(connection: Connection, queue: JobQueue, *, turns: Turns, now: float) -> int:
     """Let the runs go on that waited for one that has ended; see :func:`storage.chains.follow`."""
-    return chains.follow(connection, queue, segments, share=share, now=now)
+    return chains.follow(connection, queue, segments, turns=turns, now=now)
 
 
 Waits = Sequence[tuple[str, RunRecord]]  # (input, the run whose segments it is)

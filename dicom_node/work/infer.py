@@ -23,6 +23,7 @@ from dicom_node.work.executors import Asked, Executor
 from dicom_node.work.handler import NodeHandler
 from dicom_node.work.inference import Answer, Beside, FilePart, Request, negative_report
 from dicom_node.work.inputs import by_input
+from dicom_node.work.turns import turns_of
 from dicom_node.work.worker import about
 from models.bundle import Bundle
 from models.errors import BundleInvalid
@@ -323,7 +324,7 @@ class InferHandler(NodeHandler):
             if gone:
                 raise NotFound(f"{len(gone)} of the run's {len(run.input_set)} instances were deleted while it was under way")
             ended = settle(connection)
-            followed = follow(connection, self._queue, share=self._config.jobs.fair_share, now=self._clock())
+            followed = follow(connection, self._queue, turns=turns_of(self._config), now=self._clock())
             log.info("run.ended", run=run.pk, state=ended.state, objects=len(objects), delivered=ended.delivered, followed=followed)
             if objects and ended.delivered:
                 self._deliver(connection, ended, objects, negative)

@@ -22,6 +22,7 @@ from dicom_node.work.associating import associate_peer
 from dicom_node.work.attributes import series_attributes
 from dicom_node.work.handler import NodeHandler
 from dicom_node.work.prior_dicomweb import Answered, DicomwebPriors
+from dicom_node.work.turns import turns_of
 from models.errors import BundleInvalid
 from models.spec import DicomSpec, PriorSpec
 from storage import audit, index, priors, runs
@@ -73,8 +74,8 @@ class PriorHandler(NodeHandler):
                 runs.not_applicable(connection, run.pk, f"the model needs a prior study: {said} [no-prior]", now=now)
             else:
                 priority = self._queue.get(job.pk).priority
-                priors.go_on(connection, self._queue, job, found, said, priority=priority, share=self._config.jobs.fair_share, now=now)
-                chaining.follow(connection, self._queue, share=self._config.jobs.fair_share, now=now)
+                priors.go_on(connection, self._queue, job, found, said, priority=priority, turns=turns_of(self._config), now=now)
+                chaining.follow(connection, self._queue, turns=turns_of(self._config), now=now)
             detail = {"run": run.pk, "bundle": run.bundle, "reason": said, "series": [series_uid for series_uid, _ in found.values()]}
             audit.record(
                 connection, "prior.used" if found else "prior.missing", actor=ACTOR, study_uid=run.study_uid, detail=detail, at=now

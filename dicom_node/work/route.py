@@ -23,11 +23,13 @@ from dicom_node.routing.selection import Verdict
 from dicom_node.work.chaining import Waits, depending, in_order, resolve_waits
 from dicom_node.work.handler import NodeHandler
 from dicom_node.work.inputs import with_inputs
-from storage import ambiguities, audit, chains, deliveries, index, priors, runs
+from dicom_node.work.turns import turns_of
+from storage import ambiguities, audit, chains, deliveries, index, priors, quotas, runs
 from storage.ambiguities import Candidate
 from storage.archive import Archive
 from storage.completion import hold_revision
 from storage.database import Database
+from storage.fair_share import Turns
 from storage.jobs import ClaimedJob, JobQueue
 from storage.records import RunRecord, StudyRecord
 from storage.rule_facts import HELD, HELD_EVENT, IMPORTED, to_forward
@@ -270,21 +272,32 @@ class RouteHandler(NodeHandler):
             return 0
         among = [earlier.pk for earlier in self._earlier(connection, spec, rule)]
         runs.cancel_older(connection, self._queue, study.study_uid, study.revision, spec.bundle, actor=ACTOR, now=now, among=among)
-        made = self._create(connection, replace(spec, predecessor_pk=decision.predecessor), waits, plan.priority_of(rule), now)
+        spec = replace(spec, predecessor_pk=decision.predecessor)
+        made = self._create(connection, spec, waits, plan.priority_of(rule), now, by_hand=again is not None)
         if again and made is not None:
+            self._make_way(connection, spec, rule, made, now)
             self._audit(connection, study, "run.again", f"run {made} of model {spec.bundle}: {decision.reason}")
         return int(made is not None)
 
-    def _create(self, connection: Connection, spec: RunSpec, waits: Waits, priority: int, now: float) -> int | None:
-        """Record a run, and queue it or let it wait for others."""
+    def _create(self, connection: Connection, spec: RunSpec, waits: Waits, priority: int, now: float, *, by_hand: bool) -> int | None:
+        """Record a run, and queue it or let it wait for others. What a person asks for waits for no quota."""
         attempts, queue = self._config.executor.attempts, None if waits or spec.asks_prior else self._queue
-        share = self._config.jobs.fair_share
-        made = runs.create_run(connection, spec, queue=queue, priority=priority, max_attempts=attempts, share=share, now=now)
+        turns = turns_of(self._config)
+        turns = Turns(turns.share) if by_hand else turns
+        made = runs.create_run(connection, spec, queue=queue, priority=priority, max_attempts=attempts, turns=turns, now=now)
         if made is not None and waits:
             chains.wait(connection, made, waits, priority=priority, max_attempts=attempts)
         if made is not None and spec.asks_prior:
             priors.wait(connection, self._queue, made, spec.study_uid, priority=priority, max_attempts=attempts)
         return made
+
+    def _make_way(self, connection: Connection, spec: RunSpec, rule: Rule, made: int, now: float) -> None:
+        """Cancel the runs that wait for a quota where a person has asked for one: they would do the same once more."""
+        beside = self._of_rule(runs.earlier_runs(connection, spec.study_uid, spec.bundle), spec, rule)
+        for pk in quotas.waiting_for_turn(connection, [each.pk for each in beside if each.pk != made], now=now):
+            why, job_pk = f"run {made} was asked for instead", runs.get_run(connection, pk).job_pk
+            if job_pk is not None and self._queue.cancel(job_pk, why, connection=connection):
+                runs.cancel_run(connection, pk, why, now=now)
 
     def _look_on(self, connection: Connection, study: StudyRecord, spec: RunSpec, rule: Rule, now: float, waits: Waits) -> int:
         """Plan a run that only looks on. It makes way as others do, and comes after all of them."""
@@ -294,7 +307,7 @@ class RouteHandler(NodeHandler):
             return 0
         among = [record.pk for record in earlier]
         runs.cancel_older(connection, self._queue, study.study_uid, study.revision, spec.bundle, actor=ACTOR, now=now, among=among)
-        made = self._create(connection, spec, waits, shadow.PRIORITY + rule.priority, now)
+        made = self._create(connection, spec, waits, shadow.PRIORITY + rule.priority, now, by_hand=False)
         return int(made is not None)
 
     def _asked_for(self, connection: Connection, spec: RunSpec, rule: Rule, again: Again) -> Decision:

@@ -8,7 +8,7 @@ import pytest
 
 from storage import chains, runs
 from storage.database import Database
-from storage.fair_share import source_of
+from storage.fair_share import Turns, source_of
 from storage.jobs import AGEING, JobQueue
 from tests.contract.fill import add_instance, add_study
 from tests.contract.test_runs import spec
@@ -35,7 +35,7 @@ def queued(database: Database, queue: JobQueue, clock: Clock, source: str, numbe
     add_instance(database, uid, f"{uid}.1", calling_ae=source)
     with database.begin() as connection:
         what = replace(spec(), study_uid=uid, run_key=f"{source} {number}")
-        assert runs.create_run(connection, what, queue=queue, priority=priority, share=SHARE, now=clock()) is not None
+        assert runs.create_run(connection, what, queue=queue, priority=priority, turns=Turns(SHARE), now=clock()) is not None
         assert source_of(connection, uid) == source
     return f"{source} {number}"
 
@@ -99,7 +99,7 @@ def test_a_run_that_waited_for_another_takes_its_sources_turn_and_has_waited_sin
     other = queued(database, queue, clock, "MRI", 9)
     clock.now += 1
     with database.begin() as connection:
-        assert chains.follow(connection, queue, lambda _: (), share=SHARE, now=clock()) == 3
+        assert chains.follow(connection, queue, lambda _: (), turns=Turns(SHARE), now=clock()) == 3
     claimed_runs = [each.payload for each in (queue.claim(["infer"], "w") for _ in range(4)) if each is not None]
     assert [each.get("source") for each in claimed_runs] == ["CT", "CT", "MRI", "CT"]
     assert [each["run_pk"] for each in claimed_runs if each["source"] == "CT"] == waiting

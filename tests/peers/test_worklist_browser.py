@@ -115,7 +115,8 @@ def test_a_change_that_comes_while_a_filter_is_fetched_does_not_put_the_old_list
     expect(rows.filter(has_text="Lena")).to_have_count(0)
     expect(rows.filter(has_text="Wim")).to_have_count(1)
     expect(page.locator("[data-toasts] .toast")).to_have_count(0)
-    assert len(asked) == 2 and "modality=US" in page.url
+    assert len(asked) == 2
+    assert "modality=US" in page.url
 
 
 def test_two_people_who_take_one_study_both_see_it(site: Site) -> None:

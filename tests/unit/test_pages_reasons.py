@@ -24,6 +24,7 @@ SAID = (
     "fits, and was chosen by ada: the better one",
     "input flair: fits, and another series is preferred",
     "ambiguous: fits, and so do 2 other series equally well",
+    "waits for the quota of RESEARCH1: at most 20 runs in 1 h",
     "1 object answered",
     "12 objects answered, 12 committed",
     "attempts spent: old_pacs, tcp: no TCP connection to 127.0.0.1:4298: Connection refused",

@@ -24,7 +24,8 @@ from dicom_node.web.api.answers import LARGEST, MOST, answering, number, reason_
 from dicom_node.web.authentication import API, principal_of
 from dicom_node.web.dicomweb.errors import BadRequest
 from dicom_node.web.in_use import in_use
-from storage import ambiguities, index, peer_state, release_watch, releases
+from dicom_node.work.turns import quotas_of
+from storage import ambiguities, index, peer_state, quotas, release_watch, releases
 from storage.feedback import RESULT, Word
 from storage.jobs import JobQueue, JobState
 from storage.timeline import timeline
@@ -44,6 +45,7 @@ def routes(node: Node) -> list[Route]:
         "studies/{study}/plan": api.plan,
         "jobs": api.jobs,
         "jobs/{job}": api.job,
+        "quotas": api.quotas,
         "rules": api.rules,
         "peers": api.peers,
         "releases": api.releases,
@@ -159,6 +161,10 @@ class _Api:
     def rules(self, request: Request) -> Any:
         found = [rule.model_dump(mode="json", by_alias=True, exclude_defaults=True) for rule in self._in_use().rule]
         return {"rules": found, "running": running_state(self._node.config.runtime_dir)}
+
+    def quotas(self, request: Request) -> Any:
+        with self._database.read() as connection:
+            return quotas.standings(connection, quotas_of(self._node.config.quota), now=time.time())
 
     def peers(self, request: Request) -> Any:
         with self._database.read() as connection:

@@ -51,6 +51,11 @@ _KNOWN: Final = tuple(
         ),
         (r"(?P<keyword>[A-Z]\w+) is (?P<found>.+), not (?P<wanted>.+)", N_("%(keyword)s is %(found)s, not %(wanted)s")),
         (r"excluded, (?P<keyword>[A-Z]\w+) is (?P<found>.+)", N_("excluded: %(keyword)s is %(found)s")),
+        # what a run waits for (storage.quotas)
+        (
+            r"waits for the quota of (?P<source>.+): at most (?P<runs>\d+) runs? in (?P<span>\S+) (?P<unit>d|h|min|s)",
+            N_("waits for the quota of %(source)s: runs in %(span)s %(unit)s: %(runs)s at most"),
+        ),
         # what became of a delivery (dicom_node.work.deliver)
         (r"(?P<count>\d+) objects? answered", N_("answers for objects: %(count)s")),
         (r"(?P<count>\d+) objects? answered, (?P<committed>\d+) committed", N_("answers for objects: %(count)s, committed: %(committed)s")),

@@ -119,6 +119,28 @@ def test_a_change_that_comes_while_a_filter_is_fetched_does_not_put_the_old_list
     assert "modality=US" in page.url
 
 
+def test_a_form_that_is_opened_while_the_study_page_is_fetched_stays_open(site: Site) -> None:
+    database = site.web.node.database
+    uid = add(database, 58, "Form^Fred", "CT", "Chest", at=time.time())
+    ended(database, started(database, uid, "chest"), COLLAPSE, time.time(), uid)
+    page = site.signed_in()
+    page.goto(f"/studies/{uid}")
+    live(page)
+    held: list[Route] = []
+    page.route(re.compile(r"/story$"), lambda route: held.append(route))
+    with page.expect_request(re.compile(r"/story$")):
+        started(database, uid, "another")
+    form = page.locator(".judge details.popup").first
+    form.locator("summary").click()
+    form.locator("textarea").fill("half a sentence")
+    held[0].continue_()
+    expect(page.locator("[data-offer]")).to_be_visible()
+    expect(form.locator("textarea")).to_have_value("half a sentence")
+    page.unroute_all(behavior="ignoreErrors")
+    page.locator("[data-offer] button").click()
+    expect(page.locator("[data-live-body]")).to_contain_text("another")
+
+
 def test_two_people_who_take_one_study_both_see_it(site: Site) -> None:
     uid = add(site.web.node.database, 60, "Shared^Sam", "CT", "Chest", at=time.time())
     ada, ben = live(site.signed_in()), live(site.signed_in("ben"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, Protocol
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from sqlalchemy import Connection
 
 from dicom_node.errors import UsageError
 from storage import accounts
@@ -23,6 +25,7 @@ RIGHTS_OF_ROLE: Final[Mapping[str, frozenset[str]]] = {
     "operator": frozenset({READ, REPORT, STORE, OPERATE}),
     "administrator": frozenset({READ, REPORT, STORE, DELETE, OPERATE, ADMINISTER}),
 }
+NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 SHORTEST: Final = 12
 LONGEST: Final = 1024
 AT_ONCE: Final = 2  # passwords that are checked at the same time: guessing must not take the whole machine
@@ -86,6 +89,37 @@ def hashed(name: str, password: str) -> str:
     if password.casefold().strip() == name.casefold():
         raise UsageError("the password is the account's name")
     return _hasher().hash(password)
+
+
+def valid_name(name: str) -> str:
+    """An account's name as it is kept.
+
+    Raises
+    ------
+    UsageError
+        It is none.
+    """
+    if not NAME.fullmatch(name.lower()):
+        raise UsageError(f"'{name}' is no name of an account: letters, digits and ._@- (64 at most), a letter or digit first")
+    return name.lower()
+
+
+def make_token(
+    connection: Connection, found: Account, label: str, rights: Collection[str], *, expires_at: float | None, actor: str
+) -> str:
+    """Give an account a bearer token, and hand it out: only its digest is kept.
+
+    Raises
+    ------
+    UsageError
+        The account's role has not one of the rights.
+    """
+    missing = sorted(set(rights) - RIGHTS_OF_ROLE[found.role])
+    if missing:
+        raise UsageError(f"the role {found.role} has not the right to {', '.join(missing)}")
+    secret = TOKEN_MARK + new_secret()
+    accounts.add_token(connection, found, digest_of(secret), label, sorted(rights), expires_at=expires_at, actor=actor)
+    return secret
 
 
 def matches(known: str, password: str) -> bool:

@@ -99,6 +99,26 @@ def get(connection: Connection, name: str) -> Account:
     return found
 
 
+def of_pk(connection: Connection, pk: int) -> Account:
+    """An account by its key, with its password's hash.
+
+    Raises
+    ------
+    NotFound
+        There is none.
+    """
+    row = connection.execute(select(*_COLUMNS).where(account.c.pk == pk)).one_or_none()
+    if row is None:
+        raise NotFound("there is no such account")
+    return _account(row, password=True)
+
+
+def is_last_administrator(connection: Connection, found: Account) -> bool:
+    """Whether nobody else could administer if this account could not."""
+    others = select(account.c.pk).where(account.c.role == "administrator", account.c.disabled_at.is_(None), account.c.pk != found.pk)
+    return found.role == "administrator" and found.disabled_at is None and connection.scalar(others.limit(1)) is None
+
+
 def add(connection: Connection, name: str, password: str, role: str, limits: Limits, *, actor: str, now: float | None = None) -> Account:
     """Make an account; ``password`` is its encoded hash.
 
@@ -124,11 +144,13 @@ def add(connection: Connection, name: str, password: str, role: str, limits: Lim
     return get(connection, name)
 
 
-def change(connection: Connection, found: Account, what: str, *, actor: str, now: float | None = None, **values: Any) -> None:
-    """Set columns of an account (``what``: for the audit trail) and end its sessions."""
+def change(
+    connection: Connection, found: Account, what: str, *, actor: str, now: float | None = None, keep: str = "", **values: Any
+) -> None:
+    """Set columns of an account (``what``: for the audit trail) and end its sessions, but for that with the digest ``keep``."""
     at = time.time() if now is None else now
     connection.execute(update(account).where(account.c.pk == found.pk).values(**values, changed_at=at))
-    connection.execute(delete(web_session).where(web_session.c.account_pk == found.pk))
+    connection.execute(delete(web_session).where(web_session.c.account_pk == found.pk, web_session.c.digest != keep))
     if values.get("disabled_at") is not None:
         connection.execute(delete(api_token).where(api_token.c.account_pk == found.pk))
     shown = {key: value for key, value in values.items() if key != "password"}
@@ -159,10 +181,11 @@ def session(connection: Connection, digest: str) -> Session | None:
     return None if row is None else Session(row.session_pk, _account(row), row.csrf, row.address, row.opened_at, row.seen_at)
 
 
-def sessions(connection: Connection) -> list[Session]:
-    """All sessions, the newest first."""
+def sessions(connection: Connection, of: Account | None = None) -> list[Session]:
+    """All sessions, or those of an account, the newest first."""
     own = [web_session.c.pk.label("session_pk"), web_session.c.csrf, web_session.c.address, web_session.c.opened_at, web_session.c.seen_at]
-    rows = connection.execute(select(*_COLUMNS, *own).join_from(web_session, account).order_by(web_session.c.seen_at.desc()))
+    query = select(*_COLUMNS, *own).join_from(web_session, account).order_by(web_session.c.seen_at.desc())
+    rows = connection.execute(query if of is None else query.where(account.c.pk == of.pk))
     return [Session(row.session_pk, _account(row), "", row.address, row.opened_at, row.seen_at) for row in rows]
 
 
@@ -176,9 +199,9 @@ def close_session(connection: Connection, digest: str) -> None:
     connection.execute(delete(web_session).where(web_session.c.digest == digest))
 
 
-def close_sessions(connection: Connection, found: Account, *, actor: str) -> int:
-    """End all sessions of an account; how many there were."""
-    ended = connection.execute(delete(web_session).where(web_session.c.account_pk == found.pk)).rowcount
+def close_sessions(connection: Connection, found: Account, *, actor: str, keep: str = "") -> int:
+    """End all sessions of an account, but for that with the digest ``keep``; how many there were."""
+    ended = connection.execute(delete(web_session).where(web_session.c.account_pk == found.pk, web_session.c.digest != keep)).rowcount
     audit.record(connection, "account.signed_out", actor=actor, detail={"account": found.name, "sessions": ended})
     return ended
 
@@ -219,21 +242,22 @@ def token(connection: Connection, digest: str, now: float) -> Token | None:
     return None if row is None or (row.expires_at is not None and row.expires_at <= now) else _token(row)
 
 
-def tokens(connection: Connection) -> list[Token]:
-    """All tokens, by account."""
+def tokens(connection: Connection, of: Account | None = None) -> list[Token]:
+    """All tokens, or those of an account, by account."""
     query = select(*_COLUMNS, *_TOKEN).join_from(api_token, account).order_by(account.c.name, api_token.c.pk)
-    return [_token(row) for row in connection.execute(query)]
+    return [_token(row) for row in connection.execute(query if of is None else query.where(account.c.pk == of.pk))]
 
 
-def remove_token(connection: Connection, pk: int, *, actor: str) -> None:
-    """Take a token away.
+def remove_token(connection: Connection, pk: int, *, actor: str, of: Account | None = None) -> None:
+    """Take a token away; ``of``: only one of this account.
 
     Raises
     ------
     NotFound
         There is none of that number.
     """
-    if connection.execute(delete(api_token).where(api_token.c.pk == pk)).rowcount == 0:
+    which = delete(api_token).where(api_token.c.pk == pk)
+    if connection.execute(which if of is None else which.where(api_token.c.account_pk == of.pk)).rowcount == 0:
         raise NotFound(f"there is no token {pk}; see: dicom-node user tokens")
     audit.record(connection, "token.removed", actor=actor, detail={"token": pk})
 

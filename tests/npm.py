@@ -28,8 +28,17 @@ def package(name: str, version: str, sha512: str) -> Path:
     if not folder.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            _fetch(f"{name}@{version}", Path(temporary), sha512).replace(folder)
+            _put(_fetch(f"{name}@{version}", Path(temporary), sha512), folder)
     return folder
+
+
+def _put(made: Path, folder: Path) -> None:
+    """Move what was made to its place; where another process did so meanwhile, that is it."""
+    try:
+        made.replace(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
 
 
 def _fetch(what: str, folder: Path, sha512: str) -> Path:
@@ -59,7 +68,7 @@ def installed(manifest: Path) -> Path:
             assert npm is not None, "npm is not installed"
             command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
             subprocess.run(command, cwd=made, check=True, timeout=300, stdout=subprocess.DEVNULL)
-            made.replace(folder)
+            _put(made, folder)
     return folder
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import re
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from dicom_node.cli import output
 from dicom_node.cli.common import command, configuration, group, index_of, who, with_json
 from dicom_node.config_values import duration
 from dicom_node.errors import CommandFailed, UsageError
-
-NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 
 
 def add(commands: Any) -> None:
@@ -111,13 +108,11 @@ def _limits(arguments: argparse.Namespace) -> Any:
 
 
 def _add(arguments: argparse.Namespace) -> None:
-    from dicom_node.accounts import hashed
+    from dicom_node.accounts import hashed, valid_name
     from dicom_node.node import prepare
     from storage import accounts
 
-    name = arguments.name.lower()
-    if not NAME.fullmatch(name):
-        raise UsageError(f"'{arguments.name}' is no name of an account: letters, digits and ._@- (64 at most), a letter or digit first")
+    name = valid_name(arguments.name)
     config = configuration(arguments)
     prepare(config)  # the first account may be made before the node was ever started
     with index_of(config) as database:
@@ -211,7 +206,7 @@ def _sign_out(arguments: argparse.Namespace) -> None:
 
 
 def _token(arguments: argparse.Namespace) -> None:
-    from dicom_node.accounts import READ, RIGHTS_OF_ROLE, TOKEN_MARK, digest_of, new_secret
+    from dicom_node.accounts import READ, make_token
     from storage import accounts
 
     rights = arguments.right or [READ]
@@ -219,13 +214,9 @@ def _token(arguments: argparse.Namespace) -> None:
         until = None if arguments.lasting is None else time.time() + duration(arguments.lasting)
     except ValueError as error:
         raise UsageError(f"--for {arguments.lasting}: {error}") from error
-    secret = TOKEN_MARK + new_secret()
     with index_of(configuration(arguments)) as database, database.begin() as connection:
         found = accounts.get(connection, arguments.name)
-        missing = sorted(set(rights) - RIGHTS_OF_ROLE[found.role])
-        if missing:
-            raise UsageError(f"the role {found.role} has not the right to {', '.join(missing)}")
-        accounts.add_token(connection, found, digest_of(secret), arguments.label, rights, expires_at=until, actor=who())
+        secret = make_token(connection, found, arguments.label, rights, expires_at=until, actor=who())
     output.line(secret)
     output.note(f"it may {', '.join(rights)}; keep it now, it is not shown again")
 

@@ -40,7 +40,7 @@ from dicom_node.web.grouped import GroupedWrites
 from dicom_node.web.identities import Identities
 from dicom_node.web.limits import PLACE_WAIT, Crowd, DeadlineProtocol
 from dicom_node.web.metrics import CONTENT_TYPE, render
-from dicom_node.web.pages import events, jobs, models, peers, preferences, sign_in, site, study, system, worklist
+from dicom_node.web.pages import account, accounts, events, jobs, models, peers, preferences, sign_in, site, study, system, worklist
 from dicom_node.web.pages.errors import refused
 from storage.errors import StorageError
 
@@ -90,6 +90,8 @@ def create_app(node: Node, uploads: Uploads | None = None, transcoder: Transcode
         *system.routes(node),
         *preferences.routes(node.database, identities),
         *sign_in.routes(node.database, web, identities),
+        *account.routes(node),
+        *accounts.routes(node),
         *worklist.routes(node),
         *study.routes(node, transcoder),
         *events.routes(node, identities),

@@ -48,6 +48,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebNode]:
     with serving(configured(tmp_path_factory.mktemp("node"), web=SETTINGS)) as node:
         kept = hashed("x", PASSWORD)
         with node.node.database.begin() as connection:
+            accounts.add(connection, "nobody", kept, "viewer", Limits(), actor="test")  # the first one: what addresses of accounts speak of
             for role in RIGHTS_OF_ROLE:
                 accounts.add(connection, role, kept, role, Limits(), actor="test")
         yield node

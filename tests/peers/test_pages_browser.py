@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import expect
 
 from storage import accounts
-from tests.browser import SCREENSHOTS, Site, configured, opened
+from tests.browser import PASSWORD, SCREENSHOTS, Site, configured, opened
 from tests.node import command
 from tests.npm import package
 
@@ -89,7 +89,31 @@ def test_a_dead_letter_is_retried(site: Site) -> None:
     site.node.work()
 
 
-PAGES = ("/", "/jobs", "/jobs?state=", "/peers", "/models", "/system", "/nothing-here")
+def test_a_token_is_made_on_ones_own_page_and_an_account_by_an_administrator(site: Site) -> None:
+    page = site.signed_in()
+    page.locator(".side details.popup").last.locator("summary").click()
+    page.get_by_role("link", name="Your account").click()
+    page.get_by_text("Make a token").click()
+    page.get_by_label("What it is for").fill("backup")
+    page.locator("#password-token").fill(PASSWORD)
+    page.get_by_role("button", name="Make the token").click()
+    expect(page.locator("code.secret")).to_have_text(re.compile("dcmn_"))
+    page.screenshot(path=SCREENSHOTS / "account-token.png", full_page=True)
+    page.get_by_role("button", name="Take away: backup").click()
+    expect(page.get_by_role("status").filter(has_text="taken away")).to_be_visible()
+    page.goto("/accounts")
+    page.get_by_text("Make an account").click()
+    for label, value in (("Name", "cy"), ("New password", PASSWORD), ("New password, once more", PASSWORD)):
+        page.get_by_label(label, exact=True).fill(value)
+    page.get_by_label("Only studies with these modalities").fill("CT")
+    page.get_by_role("button", name="Make the account").click()
+    expect(page.locator("h1")).to_have_text("cy")
+    expect(page.locator(".head")).to_contain_text("radiologist; only studies with a series of CT")
+    assert page.evaluate("window.noted") == []
+    site.signed_in("cy")
+
+
+PAGES = ("/", "/jobs", "/jobs?state=", "/peers", "/models", "/system", "/account", "/accounts", "/accounts/2", "/nothing-here")
 
 
 @pytest.mark.parametrize(("theme", "locale", "width"), [("light", "en-GB", 1280), ("dark", "zh-CN", 390)])
@@ -110,7 +134,7 @@ def test_every_page_is_accessible_light_and_at_home(site: Site, theme: str, loca
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{path} is wider than the screen"
         assert page.evaluate("window.noted") == [], path
         assert sum(sizes) < WEIGHT, path
-        name = path.strip("/?=").split("/")[0].split("?")[0] or "worklist"
+        name = path.strip("/?=").replace("/", "-").split("?")[0] or "worklist"
         page.screenshot(path=SCREENSHOTS / f"{name}-{theme}-{width}.png", full_page=True)
     page.goto("/")
     page.locator("details.popup summary").first.click()

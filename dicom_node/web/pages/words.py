@@ -41,6 +41,16 @@ WORDS: Final = {
     "critical": N_("critical"),
     "urgent": N_("urgent"),
     "routine": N_("routine"),
+    "viewer": N_("viewer"),
+    "radiologist": N_("radiologist"),
+    "operator": N_("operator"),
+    "administrator": N_("administrator"),
+    "read": N_("read"),
+    "report": N_("judge findings"),
+    "store": N_("store"),
+    "delete": N_("delete"),
+    "operate": N_("operate the node"),
+    "administer": N_("administer accounts"),
 }
 
 # The colour a state is shown in, always beside its word: good, busy, bad, quiet.

@@ -1,7 +1,7 @@
 """The worklist with many studies, over HTTP from a served node: `python -m benchmarks.worklist [--studies 100000] [--save]`.
 
-Every 50th study is critical, every 20th urgent. Times are of whole requests (page, or the rows that a search as one types brings), and
-from the commit of a critical finding to its event in the browser's stream.
+Every 50th study is critical, every 20th urgent; one of eight sources sent it, and every 500th one came from a ninth. Times are of whole
+requests (page, or the rows that a search as one types brings), and from the commit of a critical finding to its event in a browser.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from benchmarks.query_index import fill
 from benchmarks.receivers import Node, await_true, fresh
 from benchmarks.report import WORK, save, spread, table
 from benchmarks.workitems import answers
+from dicom_node.accounts import make_token
 from dicom_node.config import load
 from dicom_node.node import prepare
-from storage import runs, worklist_upkeep
+from storage import accounts, runs, worklist_upkeep
 from storage.database import open_database
 from storage.runs import RunSpec
+from storage.visibility import Limits
 
 ALERT = {"urgency": "critical", "finding": "Pneumothorax", "reason": "Pneumothorax: Present (0.97)"}
 FOUND = {"classifications": [], "measurements": [{"name": "Volume", "of": "lung", "value": 3.5, "unit": "L"}], "segments": []}
@@ -40,6 +42,12 @@ PAGES = {
     "typed: smi anna": "/worklist/rows?q=" + quote("smi anna"),
     "typed: A0005": "/worklist/rows?q=A0005",
     "typed: nothing like it": "/worklist/rows?q=zzqx",
+}
+LIMITED = {
+    "limited to one source of eight": Limits(("CT_1",)),
+    "limited to a source of one study in 500": Limits(("RARE",)),
+    "limited to CT": Limits((), ("CT",)),
+    "limited to a modality that is not there": Limits((), ("XA",)),
 }
 
 
@@ -56,18 +64,30 @@ def furnish(path: Path, studies: int) -> None:
         pks = [pk for (pk,) in connection.execute("SELECT study_pk FROM worklist")]
         level = {pk: 2 if pk % 50 == 0 else 1 if pk % 20 == 0 else 0 for pk in pks}
         rows = [(level[pk], level[pk], json.dumps([ALERT] * (level[pk] > 0)), now - chance.random() * 3e7, pk) for pk in pks]
+        connection.execute("UPDATE instance SET calling_ae = CASE WHEN study_pk % 500 = 7 THEN 'RARE' ELSE 'CT_' || (study_pk % 8) END")
         connection.executemany("UPDATE worklist SET urgency = ?, rank = ?, alerts = ?, arrived_at = ? WHERE study_pk = ?", rows)
         connection.commit()
         connection.execute("ANALYZE")
 
 
-def timed(port: int, path: str, repeats: int) -> tuple[list[float], int]:
+def admitted(path: Path) -> dict[str, str]:
+    """A token for an account of each of `LIMITED`, and one for an account without limits, as ``""``."""
+    database = open_database(f"sqlite:///{path}")
+    with closing(database), database.begin() as connection:
+        found = {}
+        for number, (name, limits) in enumerate({"": Limits(), **LIMITED}.items()):
+            account = accounts.add(connection, f"bench{number}", "no password", "viewer", limits, actor="bench")
+            found[name] = make_token(connection, account, "bench", ["read"], expires_at=None, actor="bench")
+    return found
+
+
+def timed(port: int, path: str, repeats: int, token: str) -> tuple[list[float], int]:
     """Milliseconds of each request on one connection, and the bytes of the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     times, size = [], 0
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        connection.request("GET", path, headers={"Accept": "text/html"})
+        connection.request("GET", path, headers={"Accept": "text/html", "Authorization": f"Bearer {token}"})
         answer = connection.getresponse()
         size = len(answer.read())
         times.append((time.perf_counter() - began) * 1000)
@@ -77,11 +97,11 @@ def timed(port: int, path: str, repeats: int) -> tuple[list[float], int]:
     return times[1:], size
 
 
-def until_told(port: int, index: Path, repeats: int) -> list[float]:
+def until_told(port: int, index: Path, repeats: int, token: str) -> list[float]:
     """Seconds from the commit of a run with a critical finding to its event."""
     database = open_database(f"sqlite:///{index}")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/events", headers={"Accept": "text/event-stream"})
+    connection.request("GET", "/events", headers={"Accept": "text/event-stream", "Authorization": f"Bearer {token}"})
     stream, seconds = connection.getresponse(), []
     with closing(database), database.read() as reading:
         uids = [row[0] for row in reading.exec_driver_sql(f"SELECT study_uid FROM study ORDER BY pk LIMIT {repeats}")]
@@ -110,12 +130,15 @@ def measure(
     began = time.perf_counter()
     index = next(path for path in config.node.data_dir.glob("*.sqlite"))
     furnish(index, studies)
+    tokens = admitted(index)
     tell(f"filled in {time.perf_counter() - began:.0f} s")
     node.start(folder / "worklist")
     try:
         await_true(lambda: answers(node.http), "the node does not answer over HTTP")
-        found = {name: timed(node.http, path, repeats) for name, path in PAGES.items()}
-        told = until_told(node.http, index, 10)
+        found = {name: timed(node.http, path, repeats, tokens[""]) for name, path in PAGES.items()}
+        found |= {f"first page, {name}": timed(node.http, "/", repeats, tokens[name]) for name in LIMITED}
+        found |= {f"typed: smith, {name}": timed(node.http, "/worklist/rows?q=smith", repeats, tokens[name]) for name in LIMITED}
+        told = until_told(node.http, index, 10, tokens[""])
     finally:
         node.stop()
     return {name: times for name, (times, _) in found.items()}, {name: size for name, (_, size) in found.items()}, told

@@ -22,7 +22,7 @@ from storage.disk import Disk
 from storage.errors import NotFound
 from storage.journal import Deletion, MemberSpan
 from storage.members import BLOCK, DELETED, BrokenMember, read_member, ustar_header
-from storage.schema import ambiguity, emitted, instance, instance_header, location, patient, segment, series, study, tombstone
+from storage.schema import ambiguity, emitted, instance, instance_header, location, patient, segment, series, study, study_source, tombstone
 from storage.segments import try_lock
 
 if TYPE_CHECKING:
@@ -225,6 +225,8 @@ def _remove_empty_parents(connection: Connection, study_uid: str) -> bool:
     held = exists().where(instance.c.series_pk == series.c.pk)
     connection.execute(delete(series).where(series.c.study_pk == study_pk, ~held))
     if connection.execute(select(instance.c.pk).where(instance.c.study_pk == study_pk).limit(1)).first():
+        sent = exists().where(instance.c.study_pk == study_source.c.study_pk, instance.c.calling_ae == study_source.c.calling_ae)
+        connection.execute(delete(study_source).where(study_source.c.study_pk == study_pk, ~sent))
         return False
     connection.execute(
         delete(ambiguity).where(ambiguity.c.study_uid == select(study.c.study_uid).where(study.c.pk == study_pk).scalar_subquery())

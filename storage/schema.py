@@ -31,6 +31,7 @@ from storage.schema_feedback import feedback
 from storage.schema_memory import memory_use
 from storage.schema_priors import prior_study
 from storage.schema_quotas import quota_turn
+from storage.schema_sources import study_source
 from storage.schema_workitem_reporters import workitem_reporter
 from storage.schema_workitems import workitem, workitem_event, workitem_notice, workitem_subscription
 from storage.schema_worklist import worklist, worklist_change, worklist_event
@@ -76,6 +77,7 @@ __all__ = [
     "selection",
     "series",
     "study",
+    "study_source",
     "tombstone",
     "web_session",
     "workitem",
@@ -170,6 +172,7 @@ series = Table(
 )
 Index("ix_series_uid", series.c.series_uid)
 Index("ix_series_modality", series.c.study_pk, series.c.modality)
+Index("ix_series_of_modality", series.c.modality, series.c.study_pk)
 
 instance = Table(
     "instance",

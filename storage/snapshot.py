@@ -70,11 +70,11 @@ def _copy_tables(database: Database, target: Path) -> None:
 
 
 def _transfer(reading: Connection, writing: Connection) -> None:
-    # Triggers note every row as a change of the worklist, which comes along as it was: only what was open then is open now.
-    noted = schema.worklist_change
-    for table in [*(each for each in schema.metadata.sorted_tables if each is not noted), noted]:
-        if table is noted:
-            writing.execute(delete(noted))
+    # Triggers note every row as a change of the worklist, and senders of studies. Both come along as they were: what was noted goes.
+    noted = (schema.worklist_change, schema.study_source)
+    for table in [*(each for each in schema.metadata.sorted_tables if each not in noted), *noted]:
+        if table in noted:
+            writing.execute(delete(table))
         for rows in _batches(reading, table):
             writing.execute(insert(table), rows)
         _restore_nulls(writing, table)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Table, and_, exists, literal, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, func, or_, select
 
-from storage.schema import instance, series, study
+from storage.schema import series, study, study_source
+
+FEW: Final = 2000  # studies: so many are looked at one by one, of more the first ones are soon found
+_HIGH: Final = "\U0010ffff"  # sorts after every character
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,36 @@ def visible(limits: Limits) -> ColumnElement[bool] | None:
 
     A study can be seen with one instance from an allowed source, and one series of an allowed modality.
     """
-    conditions: list[ColumnElement[bool]] = []
+    found = [_held(allowed, column, study.c.pk) for allowed, column in _allowed(limits)]
+    return and_(*found) if found else None
+
+
+def seen(connection: Connection, limits: Limits, study_pk: Column[int]) -> list[ColumnElement[bool]]:
+    """Conditions on a column of studies' keys, for a query that shows the first ones in some order.
+
+    Where the limits leave few studies these are what is looked at, however many others there are.
+    """
+    return [
+        study_pk.in_(allowed) if _few(connection, allowed) else _held(allowed, column, study_pk) for allowed, column in _allowed(limits)
+    ]
+
+
+def _allowed(limits: Limits) -> Iterator[tuple[Select[Any], Column[int]]]:
+    """For each limit the keys of the studies that it allows, and the column that they are in."""
     if limits.modalities:
-        conditions.append(_some(series, series.c.modality.in_(limits.modalities)))
+        yield select(series.c.study_pk).where(series.c.modality.in_(limits.modalities)), series.c.study_pk
     if limits.sources:
-        conditions.append(_some(instance, _from(limits.sources)))
-    return and_(*conditions) if conditions else None
+        yield select(study_source.c.study_pk).where(_from(limits.sources)), study_source.c.study_pk
 
 
-def _some(source: Table, which: ColumnElement[bool]) -> ColumnElement[bool]:
-    # Correlated by name: in a query of series or instances the table stands in the statement around it as well.
-    return exists(select(literal(1)).select_from(source).where(source.c.study_pk == study.c.pk, which).correlate(study))
+def _few(connection: Connection, allowed: Select[Any]) -> bool:
+    counted = select(func.count()).select_from(allowed.limit(FEW + 1).subquery())
+    return (connection.scalar(counted) or 0) <= FEW
+
+
+def _held(allowed: Select[Any], column: Column[int], study_pk: Column[int]) -> ColumnElement[bool]:
+    # Correlated by name: in a query of series the table stands in the statement around it as well.
+    return allowed.where(column == study_pk).correlate(study_pk.table).exists()
 
 
 def _from(sources: Sequence[str]) -> ColumnElement[bool]:
@@ -47,6 +70,7 @@ def _from(sources: Sequence[str]) -> ColumnElement[bool]:
 
 
 def _one(source: str) -> ColumnElement[bool]:
-    if source.endswith("*"):
-        return instance.c.calling_ae.startswith(source[:-1], autoescape=True)
-    return instance.c.calling_ae == source
+    if not source.endswith("*"):
+        return study_source.c.calling_ae == source
+    begins = source[:-1]
+    return and_(study_source.c.calling_ae >= begins, study_source.c.calling_ae < begins + _HIGH)

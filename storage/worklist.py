@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, column, func, se
 from storage import audit
 from storage.errors import NotFound
 from storage.schema import study, worklist, worklist_event
-from storage.visibility import NO_LIMITS, Limits, visible
+from storage.visibility import NO_LIMITS, Limits, seen, visible
 from storage.worklist_upkeep import DELIVERY_STATES, RUN_STATES, folded, note
 
 OPEN, READING, REVIEWED = "open", "reading", "reviewed"
@@ -158,7 +158,7 @@ def find(connection: Connection, search: Search) -> Page:
 
 def get(connection: Connection, study_uid: str, limits: Limits = NO_LIMITS) -> Entry | None:
     """A study's row; None where it has none, or it is not for the account to see."""
-    query = select(*_ENTRY).where(worklist.c.study_uid == study_uid, *_visible(limits))
+    query = select(*_ENTRY).where(worklist.c.study_uid == study_uid, *seen(connection, limits, worklist.c.study_pk))
     row = connection.execute(query).one_or_none()
     return None if row is None else Entry(*row)
 
@@ -175,14 +175,14 @@ def counts(connection: Connection, search: Search, most: int = MOST_COUNTED) -> 
 
 def modalities(connection: Connection, limits: Limits = NO_LIMITS) -> list[str]:
     """The modalities that there are, among the newest studies that an account may see."""
-    newest = select(worklist.c.modalities).where(*_visible(limits))
+    newest = select(worklist.c.modalities).where(*seen(connection, limits, worklist.c.study_pk))
     newest = newest.order_by(worklist.c.arrived_at.desc(), worklist.c.study_pk.desc()).limit(2000)
     rows = connection.scalars(select(newest.subquery().c.modalities).distinct())
     return sorted({each for row in rows for each in row.split("\\") if each})
 
 
 def _conditions(connection: Connection, search: Search) -> list[ColumnElement[bool]]:
-    found = [*_visible(search.limits), *_text(connection, search)]
+    found = [*seen(connection, search.limits, worklist.c.study_pk), *_text(connection, search)]
     if search.quick:
         found.append(QUICK[search.quick])
     if search.modality:
@@ -190,11 +190,6 @@ def _conditions(connection: Connection, search: Search) -> list[ColumnElement[bo
     if search.since is not None:
         found.append(worklist.c.arrived_at >= search.since)
     return found
-
-
-def _visible(limits: Limits) -> list[ColumnElement[bool]]:
-    condition = visible(limits)
-    return [] if condition is None else [select(1).where(study.c.pk == worklist.c.study_pk, condition).exists()]
 
 
 def _text(connection: Connection, search: Search) -> list[ColumnElement[bool]]:

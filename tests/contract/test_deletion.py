@@ -183,3 +183,19 @@ def test_a_deletion_under_way_is_left_to_who_began_it(archive: Archive, monkeypa
             delete_instance(archive, f"{SERIES}.970", who="me", reason="asked for")
     assert finish_deletions(archive, older_than=60) == 0
     assert finish_deletions(archive) == 1
+
+
+def test_a_sender_whose_last_instance_went_has_sent_nothing_of_the_study(archive: Archive) -> None:
+    sop_uids = [f"{SERIES}.{ord(name)}{n}" for name in ("a", "b") for n in range(3)]
+    with archive.database.begin() as connection:
+        connection.execute(schema.instance.update().values(calling_ae="CT1"))
+        connection.execute(schema.instance.update().where(schema.instance.c.sop_uid == sop_uids[0]).values(calling_ae="CT2"))
+    senders = select(schema.study_source.c.calling_ae).join(schema.study, schema.study.c.pk == schema.study_source.c.study_pk)
+    with archive.database.read() as connection:
+        assert {*connection.scalars(senders.where(schema.study.c.study_uid == STUDY))} >= {"CT1", "CT2"}
+    delete_instance(archive, sop_uids[0], who="ada", reason="wrong patient")
+    with archive.database.read() as connection:
+        assert {*connection.scalars(senders.where(schema.study.c.study_uid == STUDY))} == {"CT1"}
+    delete_study(archive, STUDY, who="ada", reason="wrong patient")
+    with archive.database.read() as connection:
+        assert [*connection.scalars(senders.where(schema.study.c.study_uid == STUDY))] == []

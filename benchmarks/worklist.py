@@ -1,4 +1,5 @@
-"""The worklist with many studies, over HTTP from a served node: `python -m benchmarks.worklist [--studies 100000] [--save]`.
+"""The worklist with many studies, over HTTP from a served node: `python -m benchmarks.worklist [--studies 100000] [--save]`,
+on each kind of database.
 
 Every 50th study is critical, every 20th urgent; one of eight sources sent it, and every 500th one came from a ninth. Times are of whole
 requests (page, or the rows that a search as one types brings), and from the commit of a critical finding to its event in a browser.
@@ -10,10 +11,12 @@ import argparse
 import http.client
 import json
 import random
+import re
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,13 +24,14 @@ from benchmarks.query_index import fill
 from benchmarks.receivers import Node, await_true, fresh
 from benchmarks.report import WORK, save, spread, table
 from benchmarks.workitems import answers
-from dicom_node.accounts import make_token
+from dicom_node.accounts import RIGHTS_OF_ROLE, make_token
 from dicom_node.config import load
 from dicom_node.node import prepare
-from storage import accounts, runs, worklist_upkeep
+from storage import accounts, runs, snapshot, worklist_upkeep
 from storage.database import open_database
 from storage.runs import RunSpec
 from storage.visibility import Limits
+from tests.postgresql import binaries, private_cluster
 
 ALERT = {"urgency": "critical", "finding": "Pneumothorax", "reason": "Pneumothorax: Present (0.97)"}
 FOUND = {"classifications": [], "measurements": [{"name": "Volume", "of": "lung", "value": 3.5, "unit": "L"}], "segments": []}
@@ -51,6 +55,18 @@ LIMITED = {
 }
 
 
+KINDS = ("SQLite", "PostgreSQL")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Times by page (ms), sizes of pages (bytes), and seconds until a finding is told."""
+
+    times: dict[str, list[float]]
+    sizes: dict[str, int]
+    told: list[float]
+
+
 def furnish(path: Path, studies: int) -> None:
     """Studies, and urgency as findings would have given it."""
     fill(path, studies)
@@ -70,14 +86,14 @@ def furnish(path: Path, studies: int) -> None:
         connection.execute("ANALYZE")
 
 
-def admitted(path: Path) -> dict[str, str]:
+def admitted(url: str) -> dict[str, str]:
     """A token for an account of each of `LIMITED`, and one for an account without limits, as ``""``."""
-    database = open_database(f"sqlite:///{path}")
+    database, rights = open_database(url), RIGHTS_OF_ROLE["administrator"]
     with closing(database), database.begin() as connection:
         found = {}
         for number, (name, limits) in enumerate({"": Limits(), **LIMITED}.items()):
-            account = accounts.add(connection, f"bench{number}", "no password", "viewer", limits, actor="bench")
-            found[name] = make_token(connection, account, "bench", ["read"], expires_at=None, actor="bench")
+            account = accounts.add(connection, f"bench{number}", "no password", "administrator", limits, actor="bench")
+            found[name] = make_token(connection, account, "bench", rights, expires_at=None, actor="bench")
     return found
 
 
@@ -97,9 +113,9 @@ def timed(port: int, path: str, repeats: int, token: str) -> tuple[list[float], 
     return times[1:], size
 
 
-def until_told(port: int, index: Path, repeats: int, token: str) -> list[float]:
+def until_told(port: int, url: str, repeats: int, token: str) -> list[float]:
     """Seconds from the commit of a run with a critical finding to its event."""
-    database = open_database(f"sqlite:///{index}")
+    database = open_database(url)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", "/events", headers={"Accept": "text/event-stream", "Authorization": f"Bearer {token}"})
     stream, seconds = connection.getresponse(), []
@@ -119,29 +135,45 @@ def until_told(port: int, index: Path, repeats: int, token: str) -> list[float]:
     return seconds
 
 
-def measure(
-    studies: int, repeats: int, folder: Path, tell: Callable[[str], None]
-) -> tuple[dict[str, list[float]], dict[str, int], list[float]]:
-    """Times by page (ms), sizes (bytes), and seconds until a finding is told."""
-    node = Node()
-    node.configure(fresh(folder / "worklist"))
+@contextmanager
+def filled(kind: str, studies: int, node: Node) -> Iterator[str]:
+    """The URL of a database with so many studies, which the node is configured for."""
     config = load(node.config)
     prepare(config)
-    began = time.perf_counter()
     index = next(path for path in config.node.data_dir.glob("*.sqlite"))
     furnish(index, studies)
-    tokens = admitted(index)
-    tell(f"filled in {time.perf_counter() - began:.0f} s")
-    node.start(folder / "worklist")
-    try:
-        await_true(lambda: answers(node.http), "the node does not answer over HTTP")
-        found = {name: timed(node.http, path, repeats, tokens[""]) for name, path in PAGES.items()}
-        found |= {f"first page, {name}": timed(node.http, "/", repeats, tokens[name]) for name in LIMITED}
-        found |= {f"typed: smith, {name}": timed(node.http, "/worklist/rows?q=smith", repeats, tokens[name]) for name in LIMITED}
-        told = until_told(node.http, index, 10, tokens[""])
-    finally:
-        node.stop()
-    return {name: times for name, (times, _) in found.items()}, {name: size for name, (_, size) in found.items()}, told
+    if kind == "SQLite":
+        yield f"sqlite:///{index}"
+        return
+    with private_cluster(fsync="on", full_page_writes="on", shared_buffers="512MB", autovacuum="on") as url:
+        database = open_database(url, create=True)
+        with closing(database):
+            snapshot.load(index, database)
+            with database.begin() as connection:
+                connection.exec_driver_sql("ANALYZE")
+        text = node.config.read_text(encoding="utf-8")
+        node.config.write_text(re.sub(r"(?m)^\[database\].*$", f'[database]\nurl = "{url}"', text), encoding="utf-8")
+        yield url
+
+
+def measure(kind: str, studies: int, repeats: int, folder: Path, tell: Callable[[str], None]) -> Measured:
+    """Time every page of a node whose index is in a database of this kind."""
+    node = Node()
+    node.configure(fresh(folder / "worklist"))
+    began = time.perf_counter()
+    with filled(kind, studies, node) as url:
+        tokens = admitted(url)
+        tell(f"{kind}: filled in {time.perf_counter() - began:.0f} s")
+        node.start(folder / "worklist")
+        try:
+            await_true(lambda: answers(node.http), "the node does not answer over HTTP")
+            found = {name: timed(node.http, path, repeats, tokens[""]) for name, path in PAGES.items()}
+            found |= {f"first page, {name}": timed(node.http, "/", repeats, tokens[name]) for name in LIMITED}
+            found |= {f"typed: smith, {name}": timed(node.http, "/worklist/rows?q=smith", repeats, tokens[name]) for name in LIMITED}
+            told = until_told(node.http, url, 10, tokens[""])
+        finally:
+            node.stop()
+    return Measured({name: times for name, (times, _) in found.items()}, {name: size for name, (_, size) in found.items()}, told)
 
 
 def main() -> None:
@@ -149,16 +181,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--databases", nargs="+", choices=KINDS, default=[kind for kind in KINDS if kind == "SQLite" or binaries()])
     parser.add_argument("--save", action="store_true", help="keep the result in benchmarks/results")
     options = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    times, sizes, told = measure(options.studies, options.repeats, WORK, lambda text: print(text, flush=True))
-    rows = [[name, spread(times[name], "{:.1f}"), f"{sizes[name] / 1000:.0f}"] for name in times]
-    rows.append(["critical finding > event", spread([1000 * each for each in told], "{:.0f}"), ""])
-    text = table([f"worklist of {options.studies:,} studies", "ms, median (range)", "kB"], rows)
+    found = {
+        kind: measure(kind, options.studies, options.repeats, WORK, lambda text: print(text, flush=True)) for kind in options.databases
+    }
+    first = next(iter(found.values()))
+    rows = [
+        [name, *(spread(each.times[name], "{:.1f}") for each in found.values()), f"{first.sizes[name] / 1000:.0f}"] for name in first.times
+    ]
+    rows.append(["critical finding > event", *(spread([1000 * told for told in each.told], "{:.0f}") for each in found.values()), ""])
+    text = table([f"worklist of {options.studies:,} studies", *(f"{kind}: ms, median (range)" for kind in found), "kB"], rows)
     print(text)
     if options.save:
-        save("worklist", {"studies": options.studies, "ms": times, "bytes": sizes, "told_s": told}, text)
+        kept = {kind: {"ms": each.times, "bytes": each.sizes, "told_s": each.told} for kind, each in found.items()}
+        save("worklist", {"studies": options.studies, **kept}, text)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, column, func, se
 from storage import audit
 from storage.errors import NotFound
 from storage.schema import study, worklist, worklist_event
+from storage.statements import plan_each_time
 from storage.visibility import NO_LIMITS, Limits, seen, visible
 from storage.worklist_upkeep import DELIVERY_STATES, RUN_STATES, folded, note
 
@@ -139,6 +140,7 @@ _ENTRY = [worklist.c[field.name] for field in fields(Entry)]
 
 def find(connection: Connection, search: Search) -> Page:
     """One page of what is wanted."""
+    plan_each_time(connection)
     key = search.before if search.before is not None else search.after
     order = [worklist.c[name] for name in ORDERS[search.sort]]
     mark = None if key is None else connection.execute(select(*order).where(worklist.c.study_pk == key)).one_or_none()
@@ -165,6 +167,7 @@ def get(connection: Connection, study_uid: str, limits: Limits = NO_LIMITS) -> E
 
 def counts(connection: Connection, search: Search, most: int = MOST_COUNTED) -> dict[str, int]:
     """How many each quick filter would show, of what else is wanted; ``most + 1``: more than are counted."""
+    plan_each_time(connection)
     which = _conditions(connection, replace(search, quick=""))
     found = {}
     for name, condition in QUICK.items():

@@ -114,9 +114,10 @@ def of_pk(connection: Connection, pk: int) -> Account:
 
 
 def is_last_administrator(connection: Connection, found: Account) -> bool:
-    """Whether nobody else could administer if this account could not."""
+    """Whether nobody else could administer if this account could not; whoever else could stays so until the transaction ends."""
     others = select(account.c.pk).where(account.c.role == "administrator", account.c.disabled_at.is_(None), account.c.pk != found.pk)
-    return found.role == "administrator" and found.disabled_at is None and connection.scalar(others.limit(1)) is None
+    another = connection.scalar(others.order_by(account.c.pk).limit(1).with_for_update())
+    return found.role == "administrator" and found.disabled_at is None and another is None
 
 
 def add(connection: Connection, name: str, password: str, role: str, limits: Limits, *, actor: str, now: float | None = None) -> Account:

@@ -172,14 +172,11 @@ def test_a_client_that_dies_in_a_part_leaves_nothing_of_it(tmp_path: Path) -> No
 
 def test_too_many_uploads_at_a_time_are_told_to_come_again(tmp_path: Path) -> None:
     with web_node(tmp_path, web="max_uploads = 1") as web:
-        with raw(web, "Content-Length: 100000") as holding:
+        with raw(web, "Content-Length: 100000", "Expect: 100-continue") as holding:
+            assert status_line(holding) == b"HTTP/1.1 100 Continue"  # its body is being read: it has the place
             holding.sendall(f"--{BOUNDARY}\r\n".encode())
-
-            def refused() -> bool:
-                answer = web.store([file()])
-                return answer.status_code == 503 and answer.headers["retry-after"] == "5"
-
-            until(refused)
+            answer = web.store([file()])
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
         until(lambda: web.store([file()]).status_code == 200)
 
 
